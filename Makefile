@@ -1,0 +1,48 @@
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+BIN := .venv/bin
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet
+TORCH_INDEX ?=
+ARGS ?=
+
+.PHONY: help setup run test check format ui hooks
+
+help: ## List these targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/.installed ## Create the virtual environment and install everything in it
+
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else f"gatecast needs Python 3.11, 3.12 or 3.13; {sys.executable} is {v[0]}.{v[1]}: name one with make PYTHON=...")'
+	@if [ "$$(uname)" = Linux ] && [ -z "$(TORCH_INDEX)" ] && ! command -v nvidia-smi >/dev/null; then \
+		echo "No NVIDIA card found: if the download turns out to be gigabytes, stop it and see 'CPU build of torch' in README.md"; fi
+	@echo "Installing into .venv, which takes some minutes"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(PIP_INSTALL) --constraint constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
+	@$(PIP_INSTALL) --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+run: setup ## Run the main job: candles to promoted model and forecast (ARGS="--profile btc-hourly")
+	@$(BIN)/gatecast run $(ARGS)
+
+test: setup ## Run the test suite (ARGS="-k leak")
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: setup ## Format, lint, types, imports, dependencies
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/deptry .
+
+format: setup ## Format and mend what the linter can mend
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+ui: setup ## Serve the MLflow UI and the Prefect UI on this machine
+	@$(BIN)/gatecast ui
+
+hooks: setup ## Run format and lint before each commit
+	@$(BIN)/pre-commit install

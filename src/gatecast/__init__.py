@@ -1,0 +1,1 @@
+"""gatecast: exchange candles in, a proven, reproducible, monitored probabilistic forecaster out."""

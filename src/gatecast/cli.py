@@ -1,0 +1,250 @@
+"""The command line: `gatecast <step>`, `gatecast run` and what helps to look at the results."""
+
+import json
+import signal
+import sys
+import webbrowser
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+from rich.console import Console
+
+from gatecast.config import Config
+from gatecast.errors import GatecastError, GateRefused
+from gatecast.params import configure as write_configuration
+from gatecast.params import read_config
+from gatecast.workspace import Workspace, find_workspace, set_environment
+
+STEPS = {
+    "ingest": "Bring candles into the store, freeze those of this run for DVC, resolve the split once.",
+    "clean": "Raw candles to a regular grid; impossible rows to quarantine, each with a reason.",
+    "validate": "Check the clean candles with Great Expectations; exit 3 if they do not pass.",
+    "features": "Build features and targets, and prove that none of them sees the future.",
+    "tune": "Search hyperparameters on the development period with Optuna; goes on where it was interrupted.",
+    "evaluate": "Refit fold by fold over the evaluation period and compare with the baselines.",
+    "fit": "Fit the evaluated procedure on all bars up to now.",
+    "promote": "Let the gate judge the fitted model; exit 3 if it is refused.",
+    "forecast": "Forecast from the newest closed candle with the champion.",
+}
+_INTERRUPTED = 130
+
+
+def say(line: str) -> None:
+    """Progress, on stderr: stdout is for results."""
+    click.echo(line, err=True)
+
+
+def _shared_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Machine-readable result on stdout."),
+        click.option(
+            "--set",
+            "settings",
+            multiple=True,
+            metavar="SECTION.KEY=VALUE",
+            help="Write a value into conf/params.yaml first, such as tune.n_trials=20. Can be repeated.",
+        ),
+        click.option("--profile", metavar="NAME", help="Write a profile of conf/profiles into conf/params.yaml first."),
+        click.option(
+            "--project",
+            type=click.Path(path_type=Path),
+            metavar="DIR",
+            help="The workspace, a clone or worktree; default: the one around the current folder.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="gatecast")
+def cli() -> None:
+    """Exchange candles in; a proven, reproducible, monitored probabilistic forecaster out.
+
+    \b
+    gatecast run                               the whole chain on the active configuration
+    gatecast run --profile btc-hourly          the same on fresh candles of an exchange
+    gatecast evaluate --set model.n_seeds=5    one step and what it stands on
+    gatecast status                            where the workspace stands
+
+    Exit status: 0 done, 1 failed, 2 bad usage or configuration, 3 a gate refused.
+    """  # noqa: D301 - \b keeps click from filling the examples
+
+
+@contextmanager
+def _workspace(
+    project: Path | None, profile: str | None, settings: tuple[str, ...]
+) -> Iterator[tuple[Workspace, Config]]:
+    """The workspace, held for this process alone, with its configuration as the options want it."""
+    workspace = find_workspace(project)
+    set_environment(workspace)
+    with workspace.lock("workspace", say):
+        for key, (old, new) in write_configuration(workspace, profile, settings).items():
+            say(f"conf/params.yaml: {key}: {_shown(old)} -> {_shown(new)}")
+        yield workspace, read_config(workspace)
+
+
+def _step_command(name: str, description: str) -> click.Command:
+    @_shared_options
+    def command(project: Path | None, profile: str | None, settings: tuple[str, ...], as_json: bool) -> None:
+        with _workspace(project, profile, settings) as (workspace, config):
+            result = _run_step(name, workspace, config)
+        if as_json:
+            click.echo(json.dumps({"step": name, **result}, indent=2))
+
+    return click.command(name, help=description)(command)
+
+
+def _run_step(name: str, workspace: Workspace, config: Config) -> dict[str, Any]:
+    from gatecast import pipeline
+
+    if name == "ingest":
+        from gatecast.steps import ingest
+
+        ingest.run(workspace, config, say)
+    elif name == "forecast":
+        from gatecast.steps import forecast
+
+        forecast.run(workspace, config, say)
+    elif name == "promote":
+        from gatecast.steps import promote
+
+        for stage in pipeline.stages(workspace):
+            pipeline.reproduce(workspace, stage, alone=True, say=say)
+        decision = promote.run(workspace, config, say)
+        if decision.decision == "refused":
+            raise GateRefused(f"{config.promote.model_name} is not promoted: {decision.reason}")
+        return decision.as_dict()
+    else:
+        pipeline.reproduce(workspace, name, alone=False, say=say)
+    return {"status": "done"}
+
+
+for _name, _description in STEPS.items():
+    cli.add_command(_step_command(_name, _description))
+
+
+@cli.command()
+@_shared_options
+def run(project: Path | None, profile: str | None, settings: tuple[str, ...], as_json: bool) -> None:
+    """Run the whole chain as the Prefect flow `train`, without any server set up.
+
+    What has not changed since the last run is skipped. A model that is refused leaves the champion as it was: that is a
+    result, and exit status 0; refused with no champion yet there is nothing to forecast with, and the status is 3.
+    """
+    from gatecast.summary import read_summary, render_summary
+
+    with _workspace(project, profile, settings) as (workspace, config):
+        from flows.server import embedded_server
+
+        with embedded_server(say):
+            from flows.train import train
+
+            decision = train(workspace.root)
+        summary = read_summary(workspace)
+    if as_json:
+        click.echo(json.dumps(summary, indent=2))
+    else:
+        Console().print(render_summary(summary))
+    if decision.champion_version is None:
+        name = config.promote.model_name
+        raise GateRefused(f"{name} is not promoted, and there is no champion to forecast with: {decision.reason}")
+
+
+@cli.command()
+@_shared_options
+@click.option(
+    "--schema", is_flag=True, help="Print the JSON Schema of conf/params.yaml, for editors, and do nothing else."
+)
+def configure(
+    project: Path | None, profile: str | None, settings: tuple[str, ...], as_json: bool, schema: bool
+) -> None:
+    """Write a profile and single values into conf/params.yaml, after checking all of it."""
+    if schema:
+        click.echo(json.dumps(Config.model_json_schema(by_alias=True), indent=2))
+        return
+    with _workspace(project, profile, settings) as (_, config):
+        if as_json:
+            click.echo(config.model_dump_json(by_alias=True, indent=2))
+        else:
+            say("conf/params.yaml is valid")
+
+
+@cli.command()
+@_shared_options
+@click.option("--open", "open_it", is_flag=True, help="Open it in the browser.")
+def report(project: Path | None, profile: str | None, settings: tuple[str, ...], as_json: bool, open_it: bool) -> None:
+    """Write reports/report.html anew from the results that are there, and print its path."""
+    from gatecast.evaluation.report import write_report
+
+    with _workspace(project, profile, settings) as (workspace, _):
+        path = write_report(workspace)
+    click.echo(json.dumps({"report": str(path)}) if as_json else str(path))
+    if open_it:
+        webbrowser.open(path.as_uri())
+
+
+@cli.command()
+@_shared_options
+def status(project: Path | None, profile: str | None, settings: tuple[str, ...], as_json: bool) -> None:
+    """Show the data, which stages are up to date, the champion and the last forecast."""
+    from gatecast.status import read_status, render_status
+
+    with _workspace(project, profile, settings) as (workspace, config):
+        found = read_status(workspace, config)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        Console().print(render_status(found))
+
+
+@cli.command()
+@_shared_options
+@click.option("--mlflow-port", default=5000, show_default=True, help="Port of the MLflow UI.")
+@click.option("--prefect-port", default=4200, show_default=True, help="Port of the Prefect UI.")
+def ui(
+    project: Path | None,
+    profile: str | None,
+    settings: tuple[str, ...],
+    as_json: bool,
+    mlflow_port: int,
+    prefect_port: int,
+) -> None:
+    """Serve the MLflow UI and the Prefect UI on this machine until Ctrl-C."""
+    from flows.ui import serve_uis
+
+    workspace = find_workspace(project)
+    with _workspace(project, profile, settings):
+        pass
+    addresses = {"mlflow": f"http://127.0.0.1:{mlflow_port}", "prefect": f"http://127.0.0.1:{prefect_port}"}
+    if as_json:
+        click.echo(json.dumps(addresses))
+    serve_uis(workspace, mlflow_port, prefect_port, say)
+
+
+def main() -> None:
+    """Run the command line and end the process with its exit status."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        cli(standalone_mode=False)
+    except GatecastError as error:
+        say(f"gatecast: {error}")
+        sys.exit(error.exit_status)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        say("gatecast: interrupted; the same command goes on from here")
+        sys.exit(_INTERRUPTED)
+
+
+def _interrupt(signal_number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signal module passes them
+    raise KeyboardInterrupt
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, default=str)

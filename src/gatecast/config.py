@@ -1,0 +1,293 @@
+"""The configuration: one frozen model a section of `conf/params.yaml`, which holds every key: none has a default."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from gatecast.errors import ConfigurationError
+
+
+def _instant(value: object) -> object:
+    """YAML reads a bare 2020-01-01 as a date and an offset as a datetime; all instants here are UTC."""
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
+    elif type(value).__name__ == "date":
+        value = datetime.fromisoformat(str(value))
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    return value
+
+
+def _ascending(values: tuple[int, ...]) -> tuple[int, ...]:
+    if list(values) != sorted(set(values)):
+        raise ValueError("values must be ascending, each named once")
+    return values
+
+
+def _timeframe(value: str) -> str:
+    count, unit = value[:-1], value[-1:]
+    if not (count.isascii() and count.isdigit() and int(count) > 0 and unit in "smhdw"):
+        raise ValueError("a timeframe is a count with a unit of s, m, h, d or w, such as 1h")
+    return value
+
+
+Instant = Annotated[datetime, BeforeValidator(_instant)]
+Bars = Annotated[int, Field(ge=1, le=1_000_000)]
+Spans = Annotated[tuple[Bars, ...], Field(min_length=1), AfterValidator(_ascending)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+
+
+class Section(BaseModel):
+    """A section of the configuration: frozen, unknown keys refused, every key required."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+
+
+class IngestConfig(Section):
+    """Which candles, from where."""
+
+    source: Literal["sample", "exchange", "files"] = Field(
+        description="the embedded sample, a ccxt venue, or files on disk"
+    )
+    exchange: Name = Field(
+        description="ccxt id of the venue; with files or the sample, the name under which candles are kept"
+    )
+    symbols: tuple[Annotated[str, Field(pattern=r"^[^\s{}]+$")], ...] = Field(
+        min_length=1, description="ccxt symbols, such as BTC/USDT"
+    )
+    timeframe: Annotated[str, AfterValidator(_timeframe)] = Field(
+        description="length of a candle: a count with a unit of s, m, h, d or w"
+    )
+    start: Instant | None = Field(description="open time of the first candle, UTC; null: the earliest there is")
+    end: Instant | None = Field(
+        description="candles that open at or after this instant (UTC) are left out; null: up to now"
+    )
+    files: str | None = Field(
+        description="path template with {exchange}, {symbol} (as BTC-USDT) and {timeframe}; needed by source: files"
+    )
+    page_limit: int = Field(ge=2, le=5000, description="candles asked for in one request to an exchange")
+    timeout_s: float = Field(gt=0, le=600, description="seconds to wait for one answer of an exchange")
+    n_retries: int = Field(ge=0, le=20, description="further tries of a request that met a network fault")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.source == "files" and not self.files:
+            raise ValueError("source: files needs a path template in ingest.files")
+        if len(set(self.symbols)) < len(self.symbols):
+            raise ValueError("each symbol can be named once")
+        if self.start and self.end and self.start >= self.end:
+            raise ValueError(f"start {self.start.isoformat()} is not before end {self.end.isoformat()}")
+        return self
+
+
+class CleanConfig(Section):
+    """When a tick counts as an outlier."""
+
+    outlier_bars: Bars = Field(
+        ge=10, description="past bars over which the median absolute deviation of log returns is taken"
+    )
+    outlier_deviations: float = Field(
+        gt=0, description="scaled deviations from the median beyond which a bar is marked as outlier"
+    )
+
+
+class ValidateConfig(Section):
+    """What the clean candles must satisfy; a breach stops the pipeline."""
+
+    max_missing_share: Share = Field(description="largest share of bars of a market that may be missing")
+    max_quarantined_share: Share = Field(description="largest share of raw rows of a market that may be in quarantine")
+    max_hole_bars: Bars = Field(description="longest run of missing bars of a market")
+    max_abs_log_return: float = Field(
+        gt=0, description="largest believable log return of one bar; 4.6 is a hundredfold decimal slip"
+    )
+    min_bars: Bars = Field(description="fewest bars of a market that can be split and scored")
+
+
+class FeaturesConfig(Section):
+    """Spans of the features and the volatility that scales the target, all in bars."""
+
+    return_spans: Spans = Field(description="spans of the log returns, bars")
+    volatility_half_lives: Spans = Field(description="half-lives of the realised volatilities, bars")
+    rsi_bars: Bars = Field(ge=2, description="span of the relative strength index, bars")
+    volume_bars: Bars = Field(ge=2, description="half-life of the volume z-score, bars")
+    scale_half_life: Bars = Field(description="half-life of the volatility that scales the target, bars")
+    volatility_floor: float = Field(gt=0, description="smallest volatility of one bar, log return")
+    n_leak_cuts: int = Field(ge=1, le=1000, description="instants at which the leak prover cuts the input")
+
+
+class ModelConfig(Section):
+    """The network and how it is trained, apart from what `tune` searches."""
+
+    network: Literal["lstm"] = Field(description="variant of the network")
+    horizons: Spans = Field(description="bars ahead to forecast")
+    stride: Bars = Field(ge=8, description="bars of a block that are predicted; blocks are counted from the epoch")
+    burn_in: Bars = Field(description="bars before each block from which the state is warmed, starting at zero")
+    n_layers: int = Field(ge=1, le=8, description="LSTM layers")
+    batch_blocks: int = Field(ge=1, le=4096, description="blocks of one optimiser step")
+    gradient_clip: float = Field(gt=0, description="largest gradient norm of one optimiser step")
+    n_seeds: int = Field(ge=1, le=64, description="networks whose quantiles are averaged, in evaluate and fit alike")
+    seed: Seed = Field(description="first seed of the networks")
+
+
+class SplitConfig(Section):
+    """Where the development period ends; empty until `ingest` resolves it, then frozen."""
+
+    development_end: Instant | None = Field(
+        description="first instant (UTC) that `tune` never sees; null: resolved by ingest"
+    )
+    fold_bars: Bars | None = Field(description="bars of one evaluation fold; null: resolved by ingest")
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        if (self.development_end is None) != (self.fold_bars is None):
+            raise ValueError("development_end and fold_bars are both set or both null")
+        return self
+
+    @property
+    def resolved(self) -> tuple[datetime, int]:
+        """The boundary and the length of a fold.
+
+        Raises:
+            ConfigurationError: `ingest` has not resolved them yet.
+        """
+        if self.development_end is None or self.fold_bars is None:
+            raise ConfigurationError(
+                "split.development_end and split.fold_bars are null: run `gatecast ingest`, which resolves them"
+            )
+        return self.development_end, self.fold_bars
+
+
+class Range(Section):
+    """A range that is searched on a logarithmic scale."""
+
+    low: float = Field(gt=0, description="lower end")
+    high: float = Field(gt=0, description="upper end")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"low {self.low} is above high {self.high}")
+        return self
+
+
+class TuneConfig(Section):
+    """The search on the development period."""
+
+    n_trials: int = Field(ge=1, le=100_000, description="budget of the study, in trials")
+    n_startup_trials: int = Field(ge=0, description="first trials that are drawn at random and never pruned")
+    n_inner_folds: int = Field(ge=1, le=20, description="walk-forward folds inside the development period")
+    max_epochs: int = Field(ge=1, le=10_000, description="most passes over the train slice of an inner fold")
+    patience: int = Field(
+        ge=1, description="passes without improvement on the stopping slice after which training stops"
+    )
+    seed: Seed = Field(description="seed of the sampler and of the networks of the search")
+    hidden_size: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(
+        min_length=1, description="widths to choose from"
+    )
+    learning_rate: Range = Field(description="range of the learning rate")
+    dropout: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(
+        min_length=1, description="dropout rates to choose from"
+    )
+    weight_decay: Range = Field(description="range of the weight decay")
+
+
+class EvaluateConfig(Section):
+    """The walk-forward evaluation."""
+
+    n_folds: int = Field(
+        ge=4, le=1000, description="folds into which the evaluation period is cut when split is resolved"
+    )
+    baselines: tuple[Literal["naive", "ewma"], ...] = Field(min_length=1, description="baselines, fixed before the run")
+    alpha: float = Field(gt=0, lt=0.5, description="level of the one-sided Diebold-Mariano tests")
+
+
+class PromoteConfig(Section):
+    """What a challenger must beat, and the name under which it is registered."""
+
+    model_name: Name = Field(description="registered model name in MLflow")
+    horizons: Spans = Field(description="horizons, named beforehand, at which every baseline must be beaten")
+
+
+class ForecastConfig(Section):
+    """What the fan chart shows."""
+
+    chart_bars: Bars = Field(description="past bars drawn before the forecast")
+
+
+class Config(Section):
+    """The whole of `conf/params.yaml`."""
+
+    ingest: IngestConfig
+    clean: CleanConfig
+    validate_: ValidateConfig = Field(alias="validate")
+    features: FeaturesConfig
+    model: ModelConfig
+    split: SplitConfig
+    tune: TuneConfig
+    evaluate: EvaluateConfig
+    promote: PromoteConfig
+    forecast: ForecastConfig
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if unknown := set(self.promote.horizons) - set(self.model.horizons):
+            raise ValueError(
+                f"promote.horizons names {sorted(unknown)}, not among model.horizons {list(self.model.horizons)}"
+            )
+        return self
+
+
+def parse_config(values: object, origin: str) -> Config:
+    """The configuration in a mapping of sections.
+
+    Args:
+        values: What a YAML file holds, plain types.
+        origin: What to call the source in an error.
+
+    Raises:
+        ConfigurationError: One line that names key, value and what is allowed.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigurationError(f"{origin}: {_first_line(error)}") from None
+
+
+def _first_line(error: ValidationError) -> str:
+    first: Any = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"])
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        return f"{key} is not a key of the configuration{_known_keys(first['loc'])}{more}"
+    if first["type"] == "missing":
+        return f"{key} is missing{more}"
+    given = "" if isinstance(first["input"], dict | BaseModel) else f" = {first['input']!r}"
+    return f"{key or 'configuration'}{given}: {message[0].lower() + message[1:]}{_meaning(first['loc'])}{more}"
+
+
+def _model_at(path: tuple[str | int, ...]) -> type[BaseModel] | None:
+    model: type[BaseModel] | None = Config
+    for part in path:
+        fields = model.model_fields if model else {}
+        field = next((f for name, f in fields.items() if part in (name, f.alias)), None)
+        annotation = field.annotation if field else None
+        model = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    return model
+
+
+def _known_keys(path: tuple[str | int, ...]) -> str:
+    model = _model_at(path[:-1])
+    return (
+        f"; known here: {', '.join(field.alias or name for name, field in model.model_fields.items())}" if model else ""
+    )
+
+
+def _meaning(path: tuple[str | int, ...]) -> str:
+    named = [part for part in path if isinstance(part, str)]
+    model = _model_at(tuple(named[:1]))
+    field = model.model_fields.get(named[1]) if model and len(named) > 1 else None
+    return f" ({named[1]}: {field.description})" if field and field.description else ""

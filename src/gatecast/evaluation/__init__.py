@@ -1,0 +1,1 @@
+"""Honest evaluation: splits, metrics, baselines, statistical tests and the report."""

@@ -1,0 +1,44 @@
+"""The targets: log returns over the horizons, never price levels."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import polars as pl
+
+from gatecast.market.candles import CLOSE, SYMBOL, TS
+
+
+def target_name(horizon: int) -> str:
+    """Column of the target so many bars ahead."""
+    return f"target_{horizon}"
+
+
+def build_targets(candles: pl.DataFrame, horizons: Sequence[int]) -> pl.DataFrame:
+    """log(close[t + h] / close[t]) for each horizon, known at the close of bar t + h.
+
+    Args:
+        candles: Clean candles (regular grid, missing bars null), sorted by symbol and ts.
+        horizons: Bars ahead.
+
+    Returns:
+        A row a bar in the same order, a column a horizon, in log return; null where either close is missing.
+    """
+    log_close = pl.col(CLOSE).log()
+    return candles.select(
+        (log_close.shift(-horizon) - log_close).over(SYMBOL).alias(target_name(horizon)) for horizon in horizons
+    )
+
+
+def known_before(rows: pl.DataFrame, horizons: Sequence[int], boundary: datetime, timeframe_ms: int) -> pl.DataFrame:
+    """What of the rows is known at the boundary: rows of closed candles, and of their targets those that have happened.
+
+    Args:
+        rows: Feature rows with targets, with column ts.
+        horizons: Bars ahead of the targets.
+        boundary: The first instant that must not be seen.
+        timeframe_ms: Length of a bar in milliseconds.
+    """
+    known_at = {h: pl.col(TS) + pl.duration(milliseconds=(h + 1) * timeframe_ms) for h in (0, *horizons)}
+    return rows.filter(known_at[0] <= boundary).with_columns(
+        pl.when(known_at[h] <= boundary).then(pl.col(target_name(h))).alias(target_name(h)) for h in horizons
+    )

@@ -1,0 +1,71 @@
+"""From a fitted model and candles to the forecast of the newest bar, in the flow and in the registry's pyfunc alike."""
+
+from datetime import timedelta
+
+import polars as pl
+
+from gatecast.errors import DataError
+from gatecast.features.catalogue import build_features, look_back
+from gatecast.market.candles import CLOSE, SYMBOL, TS, Market, timeframe_ms
+from gatecast.market.cleaning import clean_grid
+from gatecast.model.folder import ModelCard
+from gatecast.model.predictions import HORIZON, LEVELS, QUANTILES
+from gatecast.model.procedure import FittedModel
+from gatecast.model.windows import history_bars
+
+MARKET = "market"
+ISSUED_AT = "issued_at"
+TARGET_AT = "target_at"
+LEVEL = "level"
+LOG_RETURN = "log_return"
+PRICE = "price"
+FORECAST_COLUMNS = (MARKET, ISSUED_AT, HORIZON, TARGET_AT, LEVEL, LOG_RETURN, PRICE)
+
+
+def issue_forecast(model: FittedModel, card: ModelCard, candles: pl.DataFrame) -> pl.DataFrame:
+    """Quantiles of every horizon from the newest usable bar of each market.
+
+    Args:
+        model: The fitted model.
+        card: Its markets and how its features are built.
+        candles: Closed candles with a column symbol, any order; `history_bars` of each market suffice.
+
+    Returns:
+        market, issued_at (UTC, when the newest bar closed), horizon (bars), target_at (UTC), level, log_return and
+        price (quote units), a row a quantile.
+
+    Raises:
+        DataError: No candle of the model's markets, or too few to know the volatility.
+    """
+    length = timeframe_ms(card.timeframe)
+    needed = history_bars(look_back(card.spans), model.stride, model.burn_in)
+    tables = []
+    for symbol in card.symbols:
+        own = candles.filter(pl.col(SYMBOL) == symbol).drop(SYMBOL)
+        if own.is_empty():
+            raise DataError(f"no candle of {symbol} to forecast from; the model forecasts {', '.join(card.symbols)}")
+        market = Market(card.exchange, symbol, card.timeframe)
+        newest = own.sort(TS).tail(needed)
+        rows = build_features(
+            clean_grid(newest, market, newest[TS][-1] + timedelta(milliseconds=length))[0], card.spans
+        )
+        forecast = model.predict(rows).join(rows.select(SYMBOL, TS, CLOSE), on=[SYMBOL, TS])
+        if forecast.is_empty():
+            raise DataError(f"{len(newest)} candles of {market} are too few to forecast from: {needed} are needed")
+        tables.append(_as_rows(forecast.filter(pl.col(TS) == forecast[TS].max()), market, length))
+    return pl.concat(tables)
+
+
+def _as_rows(newest: pl.DataFrame, market: Market, length: int) -> pl.DataFrame:
+    long = newest.unpivot(QUANTILES, index=[TS, HORIZON, CLOSE], variable_name=LEVEL, value_name=LOG_RETURN)
+    level_of = dict(zip(QUANTILES, LEVELS, strict=True))
+    issued_at = pl.col(TS) + pl.duration(milliseconds=length)
+    return long.select(
+        pl.lit(str(market)).alias(MARKET),
+        issued_at.alias(ISSUED_AT),
+        HORIZON,
+        (issued_at + pl.duration(milliseconds=pl.col(HORIZON) * length)).alias(TARGET_AT),
+        pl.col(LEVEL).replace_strict(level_of, return_dtype=pl.Float64),
+        LOG_RETURN,
+        (pl.col(CLOSE) * pl.col(LOG_RETURN).exp()).alias(PRICE),
+    ).sort(HORIZON, LEVEL)

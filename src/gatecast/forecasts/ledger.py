@@ -1,0 +1,84 @@
+"""The forecast ledger: every quantile ever issued, written once, read by whoever trades or watches."""
+
+from pathlib import Path
+
+import polars as pl
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from gatecast.errors import ConfigurationError, GatecastError
+from gatecast.forecasts.issue import ISSUED_AT, LEVEL, LOG_RETURN, MARKET, PRICE, TARGET_AT
+from gatecast.model.predictions import HORIZON
+
+MODEL_VERSION = "model_version"
+
+_METADATA = sa.MetaData()
+_FORECASTS = sa.Table(
+    "forecasts",
+    _METADATA,
+    sa.Column(MARKET, sa.String, primary_key=True),
+    sa.Column(ISSUED_AT, sa.DateTime(timezone=True), primary_key=True),
+    sa.Column(HORIZON, sa.Integer, primary_key=True),
+    sa.Column(LEVEL, sa.Float, primary_key=True),
+    sa.Column(MODEL_VERSION, sa.String, primary_key=True),
+    sa.Column(TARGET_AT, sa.DateTime(timezone=True), nullable=False),
+    sa.Column(LOG_RETURN, sa.Float, nullable=False),
+    sa.Column(PRICE, sa.Float, nullable=False),
+)
+
+
+def ledger_url(state: Path, database_url: str | None) -> str:
+    """Where the ledger lives: the database that the environment names, or SQLite in the state folder."""
+    return database_url or f"sqlite:///{state / 'forecasts.db'}"
+
+
+def append_forecast(url: str, forecast: pl.DataFrame) -> int:
+    """Write a forecast in one transaction; what has been issued before is not touched.
+
+    Args:
+        url: Database address.
+        forecast: market, issued_at, horizon, target_at, level, log_return, price, model_version.
+
+    Returns:
+        Rows that were new.
+
+    Raises:
+        ConfigurationError: A database that the ledger cannot use.
+        GatecastError: The database failed.
+    """
+    statement = _insert_new(sa.make_url(url).get_backend_name())
+    engine = sa.create_engine(url)
+    try:
+        with engine.begin() as connection:
+            _METADATA.create_all(connection)
+            before = connection.scalar(sa.select(sa.func.count()).select_from(_FORECASTS)) or 0
+            connection.execute(statement, forecast.to_dicts())
+            return (connection.scalar(sa.select(sa.func.count()).select_from(_FORECASTS)) or 0) - before
+    except sa.exc.SQLAlchemyError as error:
+        raise GatecastError(f"the forecast ledger could not be written: {str(error).splitlines()[0]}") from error
+    finally:
+        engine.dispose()
+
+
+def _insert_new(dialect: str) -> sa.Insert:
+    if dialect == "sqlite":
+        return sqlite.insert(_FORECASTS).on_conflict_do_nothing()
+    if dialect == "postgresql":
+        return postgresql.insert(_FORECASTS).on_conflict_do_nothing()
+    raise ConfigurationError(f"the forecast ledger is kept in SQLite or PostgreSQL, not in {dialect}")
+
+
+def latest_forecast(url: str) -> pl.DataFrame:
+    """The rows of the most recently issued forecast of every market; empty if there is none."""
+    engine = sa.create_engine(url)
+    try:
+        if not sa.inspect(engine).has_table(_FORECASTS.name):
+            return pl.DataFrame()
+        newest = sa.select(_FORECASTS.c.market, sa.func.max(_FORECASTS.c.issued_at).label(ISSUED_AT))
+        newest_at = newest.group_by(_FORECASTS.c.market).subquery()
+        same = (_FORECASTS.c.market == newest_at.c.market) & (_FORECASTS.c.issued_at == newest_at.c.issued_at)
+        with engine.connect() as connection:
+            rows = connection.execute(sa.select(_FORECASTS).join(newest_at, same)).mappings().all()
+        return pl.DataFrame([dict(row) for row in rows])
+    finally:
+        engine.dispose()

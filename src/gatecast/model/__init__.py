@@ -1,0 +1,1 @@
+"""The network, its dense training in anchored blocks, and the model folder."""

@@ -1,0 +1,42 @@
+"""The table of predictions: a row a market, bar and horizon, a column a quantile level, in log returns."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from gatecast.features.targets import target_name
+from gatecast.market.candles import SYMBOL, TS
+
+LEVELS: Final = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+HORIZON: Final = "horizon"
+MODEL: Final = "model"
+FOLD: Final = "fold"
+TARGET: Final = "target"
+QUANTILES: Final = tuple(f"q{level:g}" for level in LEVELS)
+PREDICTION_KEYS: Final = (SYMBOL, TS, HORIZON)
+
+Array = npt.NDArray[np.float64]
+
+
+def predictions(rows: pl.DataFrame, horizon: int, quantiles: Array) -> pl.DataFrame:
+    """Quantiles of one horizon as rows of the table.
+
+    Args:
+        rows: The bars forecast from, with symbol and ts, (N).
+        horizon: Bars ahead.
+        quantiles: Log returns, (N, Q); a row with a NaN is a bar that cannot be forecast, and is left out.
+    """
+    table = rows.select(SYMBOL, TS).with_columns(pl.lit(horizon, dtype=pl.Int64).alias(HORIZON))
+    values = pl.DataFrame(quantiles, schema=dict.fromkeys(QUANTILES, pl.Float64))
+    return table.hstack(values).filter(pl.all_horizontal(pl.col(QUANTILES).is_finite()))
+
+
+def realised(rows: pl.DataFrame, horizons: Sequence[int]) -> pl.DataFrame:
+    """What came: symbol, ts, horizon, target (log return, null where not known)."""
+    return pl.concat(
+        rows.select(SYMBOL, TS, pl.lit(h, dtype=pl.Int64).alias(HORIZON), pl.col(target_name(h)).alias(TARGET))
+        for h in horizons
+    )

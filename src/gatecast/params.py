@@ -1,0 +1,160 @@
+"""The file `conf/params.yaml`: read it, and write profiles and settings into it with its comments kept."""
+
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from gatecast.config import Config, parse_config
+from gatecast.errors import ConfigurationError
+from gatecast.workspace import Workspace, write_atomically
+
+_BASE_PROFILE = "sample"  # holds the shipped value of every key that any profile sets
+_MARKET_KEYS = ("source", "exchange", "symbols", "timeframe", "start")  # a change of any of them moves the split
+_YAML_NULL = "tag:yaml.org,2002:null"  # written as a word: an empty value reads like a mistake
+Tree = dict[str, Any]
+
+
+def read_config(workspace: Workspace) -> Config:
+    """The active configuration.
+
+    Raises:
+        ConfigurationError: Not YAML, or not a configuration.
+    """
+    return parse_config(_read(workspace.params), workspace.relative(workspace.params))
+
+
+def configure(workspace: Workspace, profile: str | None, settings: Sequence[str]) -> dict[str, tuple[Any, Any]]:
+    """Write a profile and then single settings into the active configuration, in one atomic step after validation.
+
+    A change of market, timeframe or start empties the section `split`, for `ingest` to resolve anew.
+
+    Args:
+        workspace: Whose configuration.
+        profile: Name of a file in conf/profiles; it starts from the shipped values.
+        settings: `section.key=value`, the value in YAML; deeper keys with further dots.
+
+    Returns:
+        The changed keys, each with its old and its new value; empty if nothing was to be written.
+
+    Raises:
+        ConfigurationError: An unknown profile, key or value; nothing is written.
+    """
+    document = _read(workspace.params)
+    before = dict(_leaves(document))
+    named: set[str] = set()
+    overrides = [_profile(workspace, _BASE_PROFILE), _profile(workspace, profile)] if profile else []
+    for override in [*overrides, *(_setting(text) for text in settings)]:
+        leaves = dict(_leaves(override))
+        named |= {key for key in leaves if key.startswith("split.")}
+        for key, value in leaves.items():
+            _set(document, key, value)
+    after = dict(_leaves(document))
+    if any(before.get(f"ingest.{key}") != after.get(f"ingest.{key}") for key in _MARKET_KEYS) and not named:
+        document["split"].update(development_end=None, fold_bars=None)
+    parse_config(_plain(document), _origin(profile, settings))
+    changed = {key: (before.get(key), value) for key, value in _leaves(document) if before.get(key) != value}
+    if changed:
+        _write(workspace.params, document)
+    return changed
+
+
+def freeze_split(workspace: Workspace, development_end: str, fold_bars: int) -> None:
+    """Write the resolved split into the active configuration.
+
+    Args:
+        workspace: Whose configuration.
+        development_end: First instant of the evaluation period, ISO 8601.
+        fold_bars: Bars of a fold.
+    """
+    document = _read(workspace.params)
+    document["split"].update(development_end=development_end, fold_bars=fold_bars)
+    parse_config(_plain(document), "the resolved split")
+    _write(workspace.params, document)
+
+
+def _read(path: Path) -> Any:
+    try:
+        document = _yaml().load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigurationError(
+            f"{path} is absent: `git checkout {path.parent.name}/{path.name}` brings it back"
+        ) from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not YAML: {_one_line(error)}") from None
+    if not isinstance(document, Mapping):
+        raise ConfigurationError(f"{path} holds {type(document).__name__}, not sections with keys")
+    return document
+
+
+def _write(path: Path, document: Any) -> None:
+    text = StringIO()
+    _yaml().dump(document, text)
+    write_atomically(path, lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8"))
+
+
+def _yaml() -> YAML:
+    yaml = YAML()  # round trip: comments and order stay
+    yaml.width = 120
+    yaml.representer.add_representer(type(None), lambda dumper, _: dumper.represent_scalar(_YAML_NULL, "null"))
+    return yaml
+
+
+def _profile(workspace: Workspace, name: str) -> Tree:
+    path = workspace.profiles / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in workspace.profiles.glob("*.yaml")))
+        raise ConfigurationError(f"--profile {name} is not one of {known}")
+    profile: Tree = _plain(_read(path))
+    return profile
+
+
+def _setting(text: str) -> Tree:
+    key, separator, value = text.partition("=")
+    if not separator or "." not in key:
+        raise ConfigurationError(f"--set {text} is not section.key=value, such as tune.n_trials=20")
+    try:
+        tree: Any = _plain(YAML(typ="safe").load(value))
+    except YAMLError as error:
+        raise ConfigurationError(f"--set {text}: the value is not YAML ({_one_line(error)})") from None
+    for part in reversed(key.split(".")):
+        tree = {part: tree}
+    result: Tree = tree
+    return result
+
+
+def _set(document: Any, key: str, value: Any) -> None:
+    *path, last = key.split(".")
+    section = document
+    for part in path:
+        section = section.setdefault(part, {})  # an unknown key is added here, and refused by the validation
+        if not isinstance(section, MutableMapping):
+            raise ConfigurationError(f"{key} is not a key of the configuration: {part} holds a value, not keys")
+    section[last] = value
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _plain(value: Any) -> Any:
+    """Plain dicts and lists in place of the round-trip types."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _origin(profile: str | None, settings: Sequence[str]) -> str:
+    given = ([f"--profile {profile}"] if profile else []) + [f"--set {text}" for text in settings]
+    return f"conf/params.yaml with {' '.join(given)}" if given else "conf/params.yaml"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,129 @@
+"""The promotion gate: what is proven better than every baseline, and no worse than the champion, goes live."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import polars as pl
+
+from gatecast.evaluation.statistics import TestResult
+from gatecast.evaluation.verdict import compare, loss_difference, p_words, with_loss
+from gatecast.evaluation.walk_forward import LSTM
+from gatecast.model.predictions import HORIZON, MODEL, TARGET
+
+Outcome = Literal["promoted", "already champion", "refused"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One condition of the gate and how it came out."""
+
+    check: str
+    passed: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the gate decided, as it stands in promotion.json.
+
+    Attributes:
+        decision: promoted, already champion or refused.
+        model_name: Registered name.
+        version: Version of the challenger in the registry; None when it was refused.
+        champion_version: Version that carries the alias champion afterwards; None if there is none.
+        checks: Every condition.
+        run_id: MLflow run of the pipeline.
+    """
+
+    decision: Outcome
+    model_name: str
+    version: int | None
+    champion_version: int | None
+    checks: tuple[Check, ...]
+    run_id: str
+
+    @property
+    def reason(self) -> str:
+        """Why it was refused, in one line."""
+        return "; ".join(check.detail for check in self.checks if not check.passed)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+
+def proof_checks(validation: Mapping[str, Any], leakage: Mapping[str, Any]) -> list[Check]:
+    """The data were valid and no feature saw the future."""
+    breaches = leakage.get("breaches")
+    proven = breaches == [] and leakage.get("n_cuts", 0) > 0 and leakage.get("n_columns", 0) > 0
+    return [
+        Check(
+            "validation",
+            bool(validation.get("success")),
+            "the candles passed validation" if validation.get("success") else "the candles did not pass validation",
+        ),
+        Check(
+            "leak proof",
+            proven,
+            f"{leakage.get('n_columns', 0)} columns stayed the same at {leakage.get('n_cuts', 0)} cuts"
+            if proven
+            else "there is no proof that the features do not see the future",
+        ),
+    ]
+
+
+def baseline_checks(metrics: Mapping[str, Any], horizons: Sequence[int], alpha: float) -> list[Check]:
+    """Every baseline is beaten at every horizon named beforehand: lower loss, Diebold-Mariano test, Holm."""
+    checks = []
+    for horizon in horizons:
+        key = str(horizon)
+        for name, test in metrics["diebold_mariano"][key].items():
+            loss, rival = (metrics["models"][model][key]["pinball"] for model in (LSTM, name))
+            detail = (
+                f"pinball loss {loss:.6f} against {rival:.6f} of {name} at {horizon} bars, p {p_words(test['p_value'])}"
+            )
+            passed = loss < rival and test["p_value"] <= alpha
+            checks.append(Check(f"beats {name} at {horizon} bars", passed, detail))
+        together = f"p {p_words(metrics['p_value'][key])} against all baselines at {horizon} bars, allowed {alpha:g}"
+        passed = bool(metrics["beats_baselines"][key])
+        checks.append(
+            Check(f"proven at {horizon} bars", passed, f"{together}, Holm-corrected over {len(horizons)} horizon(s)")
+        )
+    return checks
+
+
+def champion_checks(challenger: pl.DataFrame, champion: pl.DataFrame, horizons: Sequence[int]) -> list[Check]:
+    """The challenger loses no more than the champion on the bars that both forecast out of sample.
+
+    The means decide: a test at 5 % would let a model through that is a little worse, again and again.
+
+    Args:
+        challenger: Predictions of the challenger's evaluation.
+        champion: Predictions of the champion's evaluation.
+        horizons: The horizons named beforehand.
+    """
+    checks = []
+    for horizon in horizons:
+        own, rival = (_scored(table, horizon) for table in (challenger, champion))
+        difference = loss_difference(own, rival)["difference"]
+        name = f"not worse than the champion at {horizon} bars"
+        if difference.is_empty():
+            detail = f"no bar at horizon {horizon} was forecast by both; the champion was evaluated on other data"
+            checks.append(
+                Check(name, False, f"{detail}: set promote.model_name to register this market under its own name")
+            )
+            continue
+        mean = float(difference.to_numpy().mean())
+        test = compare(own, rival, horizon) if len(difference) >= 10 * horizon else TestResult(0.0, 1.0)
+        words = f"mean loss {'lower' if mean > 0 else 'higher' if mean < 0 else 'equal'} by {abs(mean):.2e}"
+        detail = (
+            f"{words} on {len(difference)} shared bars at {horizon} bars, p of being better {p_words(test.p_value)}"
+        )
+        checks.append(Check(name, mean >= 0, detail))
+    return checks
+
+
+def _scored(predictions: pl.DataFrame, horizon: int) -> pl.DataFrame:
+    own = (pl.col(MODEL) == LSTM) & (pl.col(HORIZON) == horizon)
+    return with_loss(predictions.filter(own).drop_nulls(TARGET))

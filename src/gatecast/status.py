@@ -1,0 +1,85 @@
+"""Where a workspace stands: candles, stages, champion, last forecast."""
+
+import json
+import os
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import polars as pl
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from gatecast.config import Config
+from gatecast.forecasts.issue import ISSUED_AT, MARKET
+from gatecast.forecasts.ledger import MODEL_VERSION, latest_forecast, ledger_url
+from gatecast.market.candles import TS, Market, iso, timeframe_ms
+from gatecast.market.sources import markets_of
+from gatecast.market.store import read_candles
+from gatecast.pipeline import stages, up_to_date
+from gatecast.registry.models import champion
+from gatecast.workspace import DATABASE_VARIABLE, Workspace
+
+
+def read_status(workspace: Workspace, config: Config) -> dict[str, Any]:
+    """Plain data: markets, stages, champion and forecasts."""
+    frozen = (workspace.root / "data" / "raw.dvc").is_file()
+    current_stages = up_to_date(workspace) if frozen else dict.fromkeys(stages(workspace), False)
+    current = champion(config.promote.model_name)
+    return {
+        "markets": [_market(workspace, market) for market in markets_of(config.ingest)],
+        "stages": {stage: "up to date" if done else "outdated" for stage, done in current_stages.items()},
+        "champion": {"name": config.promote.model_name, "version": current.version, "run_id": current.run_id}
+        if current
+        else None,
+        "forecasts": _forecasts(workspace),
+    }
+
+
+def render_status(status: dict[str, Any]) -> RenderableType:
+    """The status as terminal tables."""
+    markets = Table("market", "candles", "first", "last closed", "holes", "age in bars", title_justify="left")
+    for market in status["markets"]:
+        cells = ("n_candles", "first", "closed_at", "n_missing", "age_bars")
+        markets.add_row(market["market"], *("-" if market[cell] is None else str(market[cell]) for cell in cells))
+    stages_line = ", ".join(f"{stage} {state}" for stage, state in status["stages"].items())
+    found = status["champion"]
+    champion_line = f"{found['name']} version {found['version']}, run {found['run_id']}" if found else "none yet"
+    issued = [f"{row['market']} at {row['issued_at']} by version {row['model_version']}" for row in status["forecasts"]]
+    lines = f"Stages     {stages_line}\nChampion   {champion_line}\nForecasts  {'; '.join(issued) or 'none yet'}"
+    return Group(markets, Text(lines))
+
+
+def _market(workspace: Workspace, market: Market) -> dict[str, Any]:
+    candles = read_candles(workspace.candles, market)
+    empty = {
+        "market": str(market),
+        "n_candles": 0,
+        "first": None,
+        "closed_at": None,
+        "n_missing": None,
+        "age_bars": None,
+    }
+    if candles.is_empty():
+        return empty
+    length = timedelta(milliseconds=timeframe_ms(market.timeframe))
+    stamps = candles[TS].unique().sort()
+    closed_at = stamps[-1] + length
+    return {
+        "market": str(market),
+        "n_candles": len(candles),
+        "first": iso(stamps[0]),
+        "closed_at": iso(closed_at),
+        "n_missing": (stamps[-1] - stamps[0]) // length + 1 - len(stamps),
+        "age_bars": (datetime.now(UTC) - closed_at) // length,
+    }
+
+
+def _forecasts(workspace: Workspace) -> list[dict[str, Any]]:
+    url = ledger_url(workspace.state, os.environ.get(DATABASE_VARIABLE))
+    rows = latest_forecast(url)
+    if rows.is_empty():
+        return []
+    newest = rows.select(MARKET, pl.col(ISSUED_AT).dt.to_string("%Y-%m-%dT%H:%MZ"), MODEL_VERSION).unique().sort(MARKET)
+    found: list[dict[str, Any]] = json.loads(newest.write_json())
+    return found

@@ -1,0 +1,64 @@
+"""The stage `evaluate`: walk-forward refits over the evaluation period → predictions, figures and a verdict."""
+
+from typing import Any
+
+import polars as pl
+
+from gatecast.config import EvaluateConfig, ModelConfig, PromoteConfig, SplitConfig
+from gatecast.evaluation.splits import Fold, bar_at, bars_of, walk_forward
+from gatecast.evaluation.verdict import evaluate_predictions
+from gatecast.evaluation.walk_forward import evaluate_folds
+from gatecast.market.candles import from_ms, iso, timeframe_ms
+from gatecast.market.store import read_snapshot
+from gatecast.model.predictions import LEVELS
+from gatecast.steps.stage import run_stage, say
+from gatecast.tuning.result import read_best
+from gatecast.workspace import Workspace, write_atomically, write_json
+
+
+def run(
+    workspace: Workspace, *, settings: EvaluateConfig, model: ModelConfig, split: SplitConfig, promote: PromoteConfig
+) -> None:
+    """Evaluate the procedure that `tune` fixed.
+
+    Reads data/features/all.parquet, reports/best.yaml and data/raw/snapshot.json; writes reports/predictions.parquet,
+    reports/metrics.json and reports/skill.csv.
+    """
+    rows = pl.read_parquet(workspace.all_features)
+    hyperparameters, n_steps = read_best(workspace.reports / "best.yaml")
+    boundary, fold_bars = split.resolved
+    length = timeframe_ms(read_snapshot(workspace.raw).timeframe)
+    folds = walk_forward(bars_of(rows), bar_at(boundary, length), fold_bars, max(model.horizons))
+    predictions = evaluate_folds(rows, folds, settings.baselines, hyperparameters, n_steps, model, say)
+    figures = evaluate_predictions(predictions, settings.baselines, model.horizons, promote.horizons, settings.alpha)
+    write_atomically(workspace.reports / "predictions.parquet", predictions.write_parquet)
+    spans = {"horizons": model.horizons, "levels": LEVELS, "folds": [_in_time(fold, length) for fold in folds]}
+    write_json(workspace.reports / "metrics.json", {**spans, **figures})
+    write_atomically(workspace.reports / "skill.csv", _skill_by_fold(figures).write_csv)
+    say(f"evaluate: {figures['verdict']}")
+
+
+def _in_time(fold: Fold, length: int) -> dict[str, Any]:
+    return {
+        "fold": fold.number,
+        "train_start": iso(from_ms(fold.train.start * length)),
+        "train_end": iso(from_ms(fold.train.end * length)),
+        "test_start": iso(from_ms(fold.test.start * length)),
+        "test_end": iso(from_ms(fold.test.end * length)),
+        "n_bars": fold.test.end - fold.test.start,
+    }
+
+
+def _skill_by_fold(figures: dict[str, Any]) -> pl.DataFrame:
+    """A row a fold and horizon, for `dvc plots`: 1 - pinball of the LSTM over that of the best baseline."""
+    return pl.DataFrame(
+        {"horizon": int(horizon), "fold": fold, "skill": 1 - lstm / best}
+        for horizon, name in figures["best_baseline"].items()
+        for fold, (lstm, best) in enumerate(
+            zip(figures["by_fold"]["lstm"][horizon], figures["by_fold"][name][horizon], strict=True)
+        )
+    )
+
+
+if __name__ == "__main__":
+    run_stage(run)

@@ -1,0 +1,51 @@
+"""The stage `features`: clean candles → feature rows with targets, proven to be free of the future."""
+
+from dataclasses import asdict
+
+import polars as pl
+
+from gatecast.config import FeaturesConfig, ModelConfig, SplitConfig
+from gatecast.errors import GateRefused
+from gatecast.features.catalogue import build_features, feature_names
+from gatecast.features.prover import prove
+from gatecast.features.targets import build_targets, known_before, target_name
+from gatecast.market.candles import timeframe_ms
+from gatecast.market.gate import require_validated
+from gatecast.market.store import read_snapshot
+from gatecast.steps.stage import run_stage, say
+from gatecast.workspace import Workspace, write_atomically, write_json
+
+
+def run(workspace: Workspace, *, spans: FeaturesConfig, model: ModelConfig, split: SplitConfig) -> None:
+    """Build, prove and write the feature rows.
+
+    Reads data/clean/candles.parquet, reports/validation.json and data/raw/snapshot.json; writes
+    data/features/development.parquet (what is known before split.development_end), data/features/all.parquet and
+    reports/leakage.json.
+
+    Raises:
+        GateRefused: The candles have not passed validation, or a column sees the future.
+    """
+    require_validated(workspace.reports / "validation.json", workspace.clean)
+    boundary, _ = split.resolved
+    candles = pl.read_parquet(workspace.clean)
+
+    def build(some: pl.DataFrame) -> pl.DataFrame:
+        return build_features(some, spans).hstack(build_targets(some, model.horizons))
+
+    rows = build(candles)
+    breaches = prove(candles, build, model.horizons, spans.n_leak_cuts)
+    columns = [*feature_names(spans), *(target_name(horizon) for horizon in model.horizons)]
+    proof = {"n_cuts": spans.n_leak_cuts, "n_columns": len(columns), "columns": columns}
+    write_json(workspace.reports / "leakage.json", {**proof, "breaches": [asdict(breach) for breach in breaches]})
+    if breaches:
+        raise GateRefused(f"{breaches[0]}; {len(breaches)} column(s) in all, see reports/leakage.json")
+    length = timeframe_ms(read_snapshot(workspace.raw).timeframe)
+    development = known_before(rows, model.horizons, boundary, length)
+    write_atomically(workspace.development_features, development.write_parquet)
+    write_atomically(workspace.all_features, rows.write_parquet)
+    say(f"features: {len(columns)} columns, {len(rows)} rows, no leak at {spans.n_leak_cuts} cuts")
+
+
+if __name__ == "__main__":
+    run_stage(run)

@@ -1,0 +1,78 @@
+"""The step `forecast`: champion and newest closed candles → forecast ledger, reports/forecast.json and fan chart."""
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import polars as pl
+
+from gatecast.config import Config
+from gatecast.errors import DataError, GateRefused
+from gatecast.evaluation.figures import fan_chart, save_png
+from gatecast.forecasts.issue import ISSUED_AT, MARKET, TARGET_AT, issue_forecast
+from gatecast.forecasts.ledger import MODEL_VERSION, append_forecast, ledger_url
+from gatecast.market.candles import CLOSE, SYMBOL, TS, iso, symbol_slug, timeframe_ms
+from gatecast.market.sources import collect
+from gatecast.registry.models import load_champion
+from gatecast.workspace import DATABASE_VARIABLE, Workspace, write_json
+
+
+def run(workspace: Workspace, config: Config, say: Callable[[str], None]) -> pl.DataFrame:
+    """Forecast from the newest closed candle of every market of the champion.
+
+    Returns:
+        The rows issued: market, issued_at, horizon, target_at, level, log_return, price, model_version.
+
+    Raises:
+        GateRefused: There is no champion.
+        DataError: The champion forecasts other markets than those configured.
+    """
+    name = config.promote.model_name
+    loaded = load_champion(name)
+    if loaded is None:
+        raise GateRefused(f"there is no champion of {name} to forecast with: no model has passed promotion yet")
+    model, card, registered = loaded
+    wanted = (config.ingest.exchange, config.ingest.symbols, config.ingest.timeframe)
+    if (card.exchange, card.symbols, card.timeframe) != wanted:
+        raise DataError(
+            f"champion {name} version {registered.version} forecasts {card.exchange} {', '.join(card.symbols)}"
+            f" {card.timeframe}, not {wanted[0]} {', '.join(wanted[1])} {wanted[2]}: set promote.model_name"
+        )
+    by_market = collect(config.ingest, workspace.root, workspace.candles, say)
+    candles = pl.concat(rows.with_columns(pl.lit(m.symbol).alias(SYMBOL)) for m, rows in by_market.items())
+    version = pl.lit(str(registered.version)).alias(MODEL_VERSION)
+    forecast = issue_forecast(model, card, candles).with_columns(version)
+    url = ledger_url(workspace.state, os.environ.get(DATABASE_VARIABLE))
+    n_new = append_forecast(url, forecast)
+    _write_reports(workspace, forecast, candles, config)
+    issued_at = forecast[ISSUED_AT].max()
+    assert isinstance(issued_at, datetime)
+    age_bars = (datetime.now(UTC) - issued_at) // timedelta(milliseconds=timeframe_ms(card.timeframe))
+    say(f"forecast: version {registered.version}, issued {iso(issued_at)}, {n_new} rows new in the ledger")
+    if age_bars > 1:
+        say(
+            f"forecast: the newest candle closed {age_bars} bars ago: this is a replay of the past, not a live forecast"
+        )
+    return forecast
+
+
+def _write_reports(workspace: Workspace, forecast: pl.DataFrame, candles: pl.DataFrame, config: Config) -> None:
+    for (market,), rows in forecast.partition_by(MARKET, as_dict=True).items():
+        symbol = str(market).split()[1]
+        history = candles.filter(pl.col(SYMBOL) == symbol).sort(TS).select(TS, CLOSE)
+        newest = history.tail(config.forecast.chart_bars)
+        name = "forecast" if len(config.ingest.symbols) == 1 else f"forecast-{symbol_slug(symbol)}"
+        save_png(
+            fan_chart(newest, rows, title=f"{market}, issued {iso(rows[ISSUED_AT][0])}"),
+            workspace.reports / f"{name}.png",
+        )
+        write_json(
+            workspace.reports / f"{name}.json",
+            {
+                "market": market,
+                "issued_at": iso(rows[ISSUED_AT][0]),
+                "last_close": newest[CLOSE][-1],
+                "model_version": rows[MODEL_VERSION][0],
+                "quantiles": rows.with_columns(pl.col(ISSUED_AT, TARGET_AT).dt.to_string("%Y-%m-%dT%H:%MZ")).to_dicts(),
+            },
+        )

@@ -1,0 +1,108 @@
+"""What a pipeline run ends with: a summary that a person understands, from the files that the steps wrote."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+from ruamel.yaml import YAML
+
+from gatecast.evaluation.verdict import p_words
+from gatecast.workspace import Workspace
+
+
+def read_summary(workspace: Workspace) -> dict[str, Any]:
+    """Data, hyperparameters, figures, promotion, forecast and where to look, as plain data; absent parts are None."""
+    reports = workspace.reports
+    best = reports / "best.yaml"
+    promotion = _json(reports / "promotion.json")
+    forecasts = [_json(path) for path in sorted(reports.glob("forecast*.json"))]
+    return {
+        "data": _json(workspace.clean_counts),
+        "best": YAML(typ="safe").load(best.read_text(encoding="utf-8")) if best.is_file() else None,
+        "metrics": _json(reports / "metrics.json"),
+        "promotion": promotion,
+        "forecasts": forecasts if promotion and promotion["champion_version"] is not None else [],
+        "report": workspace.relative(reports / "report.html"),
+        "data_docs": workspace.relative(reports / "data_docs" / "index.html"),
+    }
+
+
+def render_summary(summary: dict[str, Any]) -> RenderableType:
+    """The summary as terminal tables."""
+    parts: list[RenderableType] = []
+    if summary["data"]:
+        parts.append(_data(summary["data"]))
+    if summary["best"]:
+        words = ", ".join(f"{key} {value:.4g}" for key, value in summary["best"].items() if key != "value")
+        parts.append(Text(f"Best hyperparameters: {words}"))
+    if summary["metrics"]:
+        parts.append(_skill(summary["metrics"]))
+        parts.append(Text(summary["metrics"]["verdict"], style="bold"))
+    if summary["promotion"]:
+        parts.append(_promotion(summary["promotion"]))
+    parts += [_forecast(forecast) for forecast in summary["forecasts"]]
+    parts.append(Text(f"Report      {summary['report']}\nData Docs   {summary['data_docs']}\nMLflow UI   gatecast ui"))
+    return Panel(Group(*parts), title="gatecast", padding=(1, 2))
+
+
+def _data(data: dict[str, Any]) -> Text:
+    lines = ["Data"]
+    for symbol, counts in data["markets"].items():
+        reasons = "".join(f", {n} times {reason}" for reason, n in counts["reasons"].items())
+        span = f"{counts['first'][:16]}Z to {counts['last'][:16]}Z"
+        lines += [
+            f"  {symbol} {data['timeframe']}, {span}: {counts['clean']:,} bars",
+            f"  missing: {counts['missing']} bars, the longest hole {counts['longest_hole']}",
+            f"  raw rows: {counts['quarantined']} in quarantine{reasons}, {counts['duplicates']} repeated",
+            f"  outliers marked: {counts['outliers']}",
+        ]
+    return Text("\n".join(lines))
+
+
+def _skill(metrics: dict[str, Any]) -> Table:
+    n_folds = len(metrics["folds"])
+    table = Table(
+        title=f"Pinball loss out of sample, {n_folds} folds (log return; lower is better)", title_justify="left"
+    )
+    models = ["lstm", *(name for name in metrics["models"] if name != "lstm")]
+    for heading in ("bars ahead", *models, "skill", "against", "p"):
+        table.add_column(heading, justify="left" if heading in ("bars ahead", "against") else "right")
+    for horizon in metrics["skill"]:
+        losses = [f"{metrics['models'][name][horizon]['pinball']:.6f}" for name in models]
+        skill, p_value = metrics["skill"][horizon], metrics["p_value"][horizon]
+        table.add_row(horizon, *losses, f"{skill:+.2%}", metrics["best_baseline"][horizon], p_words(p_value))
+    return table
+
+
+def _promotion(promotion: dict[str, Any]) -> Text:
+    decision, name = promotion["decision"], promotion["model_name"]
+    if decision == "refused":
+        why = "; ".join(check["detail"] for check in promotion["checks"] if not check["passed"])
+        kept = promotion["champion_version"]
+        after = f"champion stays version {kept}" if kept is not None else "there is no champion yet"
+        return Text(f"Refused: {why} ({after})", style="bold yellow")
+    if decision == "already champion":
+        return Text(f"Already champion: {name} version {promotion['version']} is this very model", style="bold green")
+    return Text(f"Promoted: {name} version {promotion['version']} is now champion", style="bold green")
+
+
+def _forecast(forecast: dict[str, Any]) -> Table:
+    title = f"Forecast of {forecast['market']}, issued {forecast['issued_at']} by version {forecast['model_version']}"
+    title += f", last close {forecast['last_close']:,.2f}"
+    table = Table("bars ahead", "at", "median", "90 % range", title=title, title_justify="left")
+    prices: dict[int, dict[float, float]] = {}
+    at: dict[int, str] = {}
+    for row in forecast["quantiles"]:
+        prices.setdefault(row["horizon"], {})[row["level"]] = row["price"]
+        at[row["horizon"]] = row["target_at"]
+    for horizon, levels in prices.items():
+        table.add_row(str(horizon), at[horizon], f"{levels[0.5]:,.2f}", f"{levels[0.05]:,.2f} to {levels[0.95]:,.2f}")
+    return table
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

@@ -1,0 +1,50 @@
+"""What tests share: the shipped configuration, shrunk, and small markets of known shape."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from ruamel.yaml import YAML
+
+from gatecast.config import Config, parse_config
+from gatecast.market.candles import CANDLE_SCHEMA, TS, Market
+from gatecast.market.cleaning import clean_grid
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+MARKET = Market("binance", "BTC/USDT", "1h")
+
+
+@pytest.fixture(scope="session")
+def config() -> Config:
+    """The shipped configuration."""
+    return parse_config(YAML(typ="safe").load(REPOSITORY / "conf" / "params.yaml"), "conf/params.yaml")
+
+
+def random_candles(
+    n_bars: int = 400, seed: int = 0, start: datetime = datetime(2024, 1, 1, tzinfo=UTC)
+) -> pl.DataFrame:
+    """A random walk of hourly candles whose volatility comes in waves."""
+    generator = np.random.default_rng(seed)
+    volatility = 0.01 * np.exp(0.6 * np.sin(np.arange(n_bars) / 40))
+    close = 100 * np.exp(np.cumsum(volatility * generator.standard_normal(n_bars)))
+    opened = np.concatenate([[100.0], close[:-1]])
+    wick = np.exp(np.abs(generator.standard_normal((2, n_bars))) * volatility / 2)
+    return pl.DataFrame(
+        {
+            TS: [start + timedelta(hours=i) for i in range(n_bars)],
+            "open": opened,
+            "high": np.maximum(opened, close) * wick[0],
+            "low": np.minimum(opened, close) / wick[1],
+            "close": close,
+            "volume": np.exp(generator.standard_normal(n_bars)) * 10,
+        },
+        schema=CANDLE_SCHEMA,
+    )
+
+
+def clean_candles(raw: pl.DataFrame, market: Market = MARKET) -> pl.DataFrame:
+    """The grid of raw candles as `clean` writes it."""
+    grid, _, _ = clean_grid(raw, market, raw[TS].sort()[-1] + timedelta(days=1))
+    return grid.with_columns(outlier=pl.lit(value=False))

@@ -1,0 +1,150 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from gatecast.config import Config, ModelConfig
+from gatecast.errors import DataError, GatecastError
+from gatecast.features.catalogue import build_features, look_back
+from gatecast.features.targets import build_targets
+from gatecast.forecasts.issue import issue_forecast
+from gatecast.market.candles import SYMBOL
+from gatecast.model.folder import ModelCard, load_model, save_model
+from gatecast.model.predictions import PREDICTION_KEYS, QUANTILES
+from gatecast.model.procedure import FittedModel, fit_model, search_model
+from gatecast.model.training import Hyperparameters
+from gatecast.model.windows import history_bars
+from tests.conftest import clean_candles, random_candles
+
+RAW = random_candles(900).filter(~pl.int_range(pl.len()).is_in([500, 501, 502]))
+HYPERPARAMETERS = Hyperparameters(hidden_size=8, learning_rate=0.01, dropout=0.1, weight_decay=0.01)
+
+
+@pytest.fixture(scope="module")
+def small(config: Config) -> Config:
+    features = config.features.model_copy(
+        update={"scale_half_life": 8, "volume_bars": 4, "volatility_half_lives": (3, 6)}
+    )
+    model = config.model.model_copy(update={"stride": 32, "burn_in": 16, "n_seeds": 2, "batch_blocks": 4})
+    return config.model_copy(update={"features": features, "model": model})
+
+
+@pytest.fixture(scope="module")
+def rows(small: Config) -> pl.DataFrame:
+    candles = clean_candles(RAW)
+    return build_features(candles, small.features).hstack(build_targets(candles, small.model.horizons))
+
+
+@pytest.fixture(scope="module")
+def model(rows: pl.DataFrame, small: Config) -> FittedModel:
+    return fit_model(rows[:700], HYPERPARAMETERS, 12, small.model)
+
+
+def card(small: Config) -> ModelCard:
+    return ModelCard("binance", ("BTC/USDT",), "1h", "2024-01-01T00:00Z", "2024-02-01T00:00Z", small.features)
+
+
+def test_the_same_rows_and_seed_give_the_same_weights(model: FittedModel, rows: pl.DataFrame, small: Config) -> None:
+    again = fit_model(rows[:700], HYPERPARAMETERS, 12, small.model)
+    assert again.scaler == model.scaler
+    for one, other in zip(model.networks, again.networks, strict=True):
+        assert all(
+            torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+        )
+
+
+def test_the_model_is_a_function_of_its_train_rows_alone(model: FittedModel, rows: pl.DataFrame, small: Config) -> None:
+    changed = pl.concat([rows[:700], rows[700:].with_columns(pl.col("return_1") * 50)])
+    again = fit_model(changed[:700], HYPERPARAMETERS, 12, small.model)
+    assert again.predict(rows).equals(model.predict(rows))
+
+
+def test_a_live_forecast_equals_what_the_evaluation_computes_for_that_bar(
+    model: FittedModel, rows: pl.DataFrame, small: Config
+) -> None:
+    evaluated = model.predict(rows[600:])
+    needed = history_bars(look_back(small.features), small.model.stride, small.model.burn_in)
+    for end in (800, 833, 864, 897):
+        newest = RAW[:end]
+        live = issue_forecast(model, card(small), newest.tail(needed).with_columns(symbol=pl.lit("BTC/USDT")))
+        bar = evaluated.filter(pl.col("ts") == newest["ts"][-1])
+        scale = rows.filter(pl.col("ts") == newest["ts"][-1])["volatility"][0]
+        for horizon in small.model.horizons:
+            ours = live.filter(pl.col("horizon") == horizon)["log_return"].to_numpy()
+            theirs = bar.filter(pl.col("horizon") == horizon).select(QUANTILES).to_numpy()[0]
+            assert np.abs(ours - theirs).max() / (scale * np.sqrt(horizon)) < 1e-5
+
+
+def test_prices_follow_from_log_returns_and_the_last_close(model: FittedModel, small: Config) -> None:
+    forecast = issue_forecast(model, card(small), RAW.with_columns(symbol=pl.lit("BTC/USDT")))
+    np.testing.assert_allclose(forecast["price"], RAW["close"][-1] * np.exp(forecast["log_return"].to_numpy()))
+    assert (forecast["target_at"] - forecast["issued_at"]).dt.total_hours().to_list() == forecast["horizon"].to_list()
+    for _, prices in forecast.group_by("horizon"):
+        assert prices.sort("level")["price"].is_sorted()
+
+
+def test_an_open_last_block_does_not_change_earlier_predictions(model: FittedModel, rows: pl.DataFrame) -> None:
+    whole = model.predict(rows)
+    part = model.predict(rows[:777])
+    shared = part.join(whole, on=PREDICTION_KEYS, suffix="_whole")
+    assert len(shared) == len(part)
+    for name in QUANTILES:
+        assert (shared[name] - shared[f"{name}_whole"]).abs().max() < 1e-7  # type: ignore[operator]  # a number
+
+
+def test_a_model_folder_comes_back_as_it_was_and_equal_models_give_equal_bytes(
+    model: FittedModel, rows: pl.DataFrame, small: Config, tmp_path: Path
+) -> None:
+    for name in ("one", "two"):
+        save_model(tmp_path / name, model, card(small), {"seed": 1})
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+    loaded, loaded_card = load_model(tmp_path / "one")
+    assert loaded_card == card(small)
+    assert loaded.predict(rows).equals(model.predict(rows))
+
+
+def test_a_tampered_damaged_or_absent_model_folder_is_one_line(
+    model: FittedModel, small: Config, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    with pytest.raises(DataError, match="not a model folder"):
+        load_model(folder)
+    save_model(folder, model, card(small), {})
+    weights = folder / "weights.safetensors"
+    tensors = load_file(weights)
+    good = weights.read_bytes()
+    save_file({name: value * 1.01 for name, value in tensors.items()}, weights)
+    with pytest.raises(DataError, match="not the file that its manifest was written for"):
+        load_model(folder)
+    weights.write_bytes(good)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "n_networks": 9}))
+    with pytest.raises(DataError, match="damaged"):
+        load_model(folder)
+    (folder / "manifest.json").write_text("{")
+    with pytest.raises(DataError, match="damaged"):
+        load_model(folder)
+
+
+def test_early_stopping_finds_a_number_of_steps_within_the_budget(rows: pl.DataFrame, small: Config) -> None:
+    _, n_steps = search_model(rows[:500], rows[550:700], HYPERPARAMETERS, small.model, 3, max_epochs=4, patience=2)
+    assert 0 < n_steps <= 4 * 5
+
+
+def test_a_loss_that_is_no_number_is_one_line_with_the_epoch(rows: pl.DataFrame, small: Config) -> None:
+    broken = rows[:300].with_columns(target_1=pl.lit(1e38))
+    with pytest.raises(GatecastError, match=r"training loss is (inf|nan) at epoch 0, batch 0"):
+        fit_model(broken, HYPERPARAMETERS, 3, ModelConfig.model_validate(small.model.model_dump()))
+
+
+def test_two_markets_share_one_network_and_do_not_touch_each_other(rows: pl.DataFrame, small: Config) -> None:
+    other = rows.with_columns(pl.lit("ETH/USDT").alias(SYMBOL), pl.col("return_1") * -1)
+    both = pl.concat([rows, other]).sort(SYMBOL, "ts")
+    model = fit_model(both.filter(pl.col("bar") < rows["bar"][700]), HYPERPARAMETERS, 6, small.model)
+    together = model.predict(both).filter(pl.col(SYMBOL) == "BTC/USDT")
+    assert together.equals(model.predict(rows))

@@ -1,0 +1,65 @@
+import polars as pl
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gatecast.config import Config
+from gatecast.features.catalogue import build_features, feature_names
+from gatecast.features.targets import build_targets
+from gatecast.model.windows import blocks, build_panels, fit_scaler
+from tests.conftest import clean_candles, random_candles
+
+STRIDE, BURN_IN = 16, 8
+
+
+@pytest.fixture(scope="module")
+def rows(config: Config) -> pl.DataFrame:
+    candles = clean_candles(random_candles(500).filter(~pl.int_range(pl.len()).is_in([300, 301])))
+    return build_features(candles, config.features).hstack(build_targets(candles, (1, 6)))
+
+
+@pytest.fixture(scope="module")
+def names(config: Config) -> tuple[str, ...]:
+    return feature_names(config.features)
+
+
+@settings(max_examples=20, deadline=None)
+@given(start=st.integers(0, 200), length=st.integers(30, 250))
+def test_the_block_of_a_bar_depends_on_the_epoch_and_not_on_where_the_data_begins(
+    start: int, length: int, rows: pl.DataFrame, names: tuple[str, ...]
+) -> None:
+    scaler = fit_scaler(rows, names)
+    (panel,) = build_panels(rows[start : start + length], names, (1, 6), scaler, STRIDE, BURN_IN)
+    index = blocks(panel.rows, STRIDE, BURN_IN)
+    for block in index:
+        for position, row in enumerate(block.tolist()):
+            if row >= 0:
+                assert rows["bar"][start + row] % STRIDE == (position - BURN_IN) % STRIDE
+    predicted = index[:, BURN_IN:].flatten()
+    assert predicted[predicted >= 0].tolist() == list(range(length))
+
+
+def test_blocks_are_views_on_the_panel(rows: pl.DataFrame, names: tuple[str, ...]) -> None:
+    (panel,) = build_panels(rows, names, (1,), fit_scaler(rows, names), STRIDE, BURN_IN)
+    assert (
+        blocks(panel.inputs, STRIDE, BURN_IN).untyped_storage().data_ptr() == panel.inputs.untyped_storage().data_ptr()
+    )
+
+
+def test_missing_bars_are_marked_for_the_network_and_never_labelled(rows: pl.DataFrame, names: tuple[str, ...]) -> None:
+    (panel,) = build_panels(rows, names, (1, 6), fit_scaler(rows, names), STRIDE, BURN_IN)
+    gone = rows["missing"].to_list()
+    for position, row in enumerate(panel.rows.tolist()):
+        if row >= 0 and gone[row]:
+            assert panel.inputs[position, -1] == 1
+            assert panel.inputs[position, :-1].abs().sum() == 0
+            assert panel.known[position].sum() == 0
+    assert torch.isfinite(panel.inputs).all()
+    assert torch.isfinite(panel.targets).all()
+
+
+def test_the_scaler_is_a_function_of_the_rows_it_is_given(rows: pl.DataFrame, names: tuple[str, ...]) -> None:
+    changed = pl.concat([rows[:400], rows[400:].with_columns(pl.col(name) * 100 for name in names)])
+    assert fit_scaler(rows[:400], names) == fit_scaler(changed[:400], names)
+    assert fit_scaler(rows, names) != fit_scaler(changed, names)

@@ -1,0 +1,82 @@
+"""The registry on a real MLflow store in SQLite."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import polars as pl
+import pytest
+
+from gatecast.config import Config
+from gatecast.features.catalogue import build_features
+from gatecast.features.targets import build_targets
+from gatecast.forecasts.issue import FORECAST_COLUMNS, issue_forecast
+from gatecast.model.folder import ModelCard, load_model, save_model
+from gatecast.model.procedure import fit_model
+from gatecast.model.training import Hyperparameters
+from gatecast.registry.models import champion, load_champion, register, set_champion
+from gatecast.workspace import file_sha256
+from tests.conftest import clean_candles, random_candles
+
+RAW = random_candles(600)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    folder = tmp_path_factory.mktemp("mlflow")
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
+    mlflow.set_experiment(
+        experiment_id=mlflow.create_experiment("tests", artifact_location=(folder / "artifacts").as_uri())
+    )
+    yield
+    mlflow.set_tracking_uri(before or "")
+
+
+@pytest.fixture(scope="module")
+def folder(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model")
+    spans = config.features.model_copy(update={"scale_half_life": 8, "volume_bars": 4, "volatility_half_lives": (3,)})
+    candles = clean_candles(RAW)
+    rows = build_features(candles, spans).hstack(build_targets(candles, config.model.horizons))
+    small = config.model.model_copy(update={"stride": 32, "burn_in": 16, "n_seeds": 1})
+    model = fit_model(rows, Hyperparameters(4, 0.01, 0.0, 0.01), 2, small)
+    save_model(path, model, ModelCard("binance", ("BTC/USDT",), "1h", "", "", spans), {})
+    return path
+
+
+def test_no_champion_is_a_state_and_not_an_error() -> None:
+    assert champion("nobody") is None
+    assert load_champion("nobody") is None
+
+
+def test_the_champion_takes_candles_and_gives_quantiles_without_a_pickle(folder: Path) -> None:
+    digest = file_sha256(folder / "manifest.json")
+    with mlflow.start_run() as run:
+        registered = register("tests", folder, digest, run.info.run_id, {"market": "m"})
+        again = register("tests", folder, digest, run.info.run_id, {})
+    assert again == registered
+    assert registered.version == 1
+    assert champion("tests") is None
+    set_champion("tests", registered.version)
+    assert champion("tests") == registered
+    loaded = mlflow.pyfunc.load_model("models:/tests@champion")
+    answer = pl.from_pandas(loaded.predict(RAW.to_pandas()))
+    as_text = RAW.with_columns(pl.col("ts").dt.to_string("iso:strict")).to_pandas()
+    assert pl.from_pandas(loaded.predict(as_text)).equals(answer)
+    model, card = load_model(folder)
+    expected = issue_forecast(model, card, RAW.with_columns(symbol=pl.lit("BTC/USDT")))
+    assert tuple(answer.columns) == FORECAST_COLUMNS
+    assert answer["log_return"].equals(expected["log_return"])
+    assert answer["target_at"].dt.epoch("ms").equals(expected["target_at"].dt.epoch("ms"))
+    files = [
+        path
+        for path in Path(mlflow.artifacts.download_artifacts("models:/tests@champion")).rglob("*")
+        if path.is_file()
+    ]
+    assert {path.suffix for path in files} & {".pkl", ".pickle", ".pt", ".pth"} == set()
+    assert "weights.safetensors" in {path.name for path in files}
+    champion_model, champion_card, of = load_champion("tests") or pytest.fail("the champion is not loaded")
+    assert (champion_card, of) == (card, registered)
+    assert champion_model.scaler == model.scaler

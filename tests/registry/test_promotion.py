@@ -1,0 +1,67 @@
+import numpy as np
+import polars as pl
+import pytest
+
+from gatecast.registry.promotion import baseline_checks, champion_checks, proof_checks
+from tests.evaluation.test_verdict import market, table
+
+
+def metrics(loss: float, p_value: float, beats: bool) -> dict[str, object]:
+    models = {name: {"24": {"pinball": value}} for name, value in (("lstm", loss), ("naive", 1.2), ("ewma", 1.0))}
+    tests = {"24": {name: {"statistic": 1.0, "p_value": p_value} for name in ("naive", "ewma")}}
+    return {"models": models, "diebold_mariano": tests, "p_value": {"24": p_value}, "beats_baselines": {"24": beats}}
+
+
+@pytest.mark.parametrize(
+    ("loss", "p_value", "beats", "passes"),
+    [(0.9, 0.01, True, True), (0.9, 0.06, False, False), (1.1, 0.5, False, False), (0.9, 0.04, False, False)],
+)
+def test_only_what_is_proven_better_than_every_baseline_passes(
+    loss: float, p_value: float, beats: bool, passes: bool
+) -> None:
+    checks = baseline_checks(metrics(loss, p_value, beats), (24,), 0.05)
+    assert all(check.passed for check in checks) == passes
+    assert all(check.detail for check in checks)
+
+
+@pytest.mark.parametrize(
+    ("validation", "leakage"),
+    [
+        ({"success": False}, {"n_cuts": 5, "n_columns": 3, "breaches": []}),
+        ({"success": True}, {"n_cuts": 5, "n_columns": 3, "breaches": [{"column": "x"}]}),
+        ({"success": True}, {"n_cuts": 0, "n_columns": 3, "breaches": []}),
+        ({"success": True}, {}),
+        ({}, {"n_cuts": 5, "n_columns": 3, "breaches": []}),
+    ],
+)
+def test_nothing_passes_without_validation_and_leak_proof(
+    validation: dict[str, object], leakage: dict[str, object]
+) -> None:
+    assert not all(check.passed for check in proof_checks(validation, leakage))
+
+
+def test_a_challenger_that_loses_more_than_the_champion_is_refused_however_little() -> None:
+    target, known, _ = market(0, skill=True)
+    champion = table("lstm", target, known)
+    assert all(check.passed for check in champion_checks(champion, champion, (1,)))
+    worse = table("lstm", target, known * 1.01)
+    (check,) = champion_checks(worse, champion, (1,))
+    assert not check.passed
+    assert "1400 shared bars" in champion_checks(worse, champion[100:], (1,))[0].detail
+    assert champion_checks(champion, worse, (1,))[0].passed
+
+
+def test_a_champion_of_another_market_or_horizon_is_not_compared_in_silence() -> None:
+    target, known, _ = market(0, skill=True)
+    other = table("lstm", target, known, symbol="ETH/USDT")
+    (check,) = champion_checks(table("lstm", target, known), other, (1,))
+    assert not check.passed
+    assert "promote.model_name" in check.detail
+
+
+def test_only_matured_forecasts_are_compared() -> None:
+    target, known, _ = market(0, skill=True)
+    late = table("lstm", np.where(np.arange(1500) > 1000, np.nan, target), known).with_columns(
+        pl.col("target").fill_nan(None)
+    )
+    assert "1001 shared bars" in champion_checks(table("lstm", target, known), late, (1,))[0].detail

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gatecast import pipeline
+from gatecast import dvc_process, pipeline
 from gatecast.errors import ConfigurationError, GatecastError, StageFailed
 from gatecast.workspace import Workspace
 
@@ -324,9 +324,9 @@ def test_run_tries_again_while_another_dvc_holds_the_repository(
 
 
 def test_run_gives_up_on_a_repository_that_stays_locked(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    busy = pipeline._Ended(255, ["ERROR: Unable to acquire lock. Most likely another DVC process is running"])
-    monkeypatch.setattr(pipeline, "LOCK_BACKOFFS_S", (0.0, 0.0))
-    monkeypatch.setattr(pipeline, "_run_once", lambda *_: busy)
+    busy = dvc_process.Ended(255, ["ERROR: Unable to acquire lock. Most likely another DVC process is running"])
+    monkeypatch.setattr(dvc_process, "LOCK_BACKOFFS_S", (0.0, 0.0))
+    monkeypatch.setattr(dvc_process, "_run_once", lambda *_: busy)
     said: list[str] = []
     with pytest.raises(GatecastError, match="keeps its lock"):
         reproduce(workspace, say=said.append)

@@ -120,6 +120,9 @@ def _run_step(name: str, workspace: Workspace, config: Config) -> dict[str, Any]
             raise GateRefused(f"{config.promote.model_name} is not promoted: {decision.reason}")
         return decision.as_dict()
     else:
+        from gatecast.market.store import read_snapshot
+
+        read_snapshot(workspace.raw)  # DVC would say that a source is missing, and not how to get it
         pipeline.reproduce(workspace, name, alone=False, say=say)
     return {"status": "done"}
 

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Group, RenderableType
-from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 from ruamel.yaml import YAML
@@ -46,7 +46,7 @@ def render_summary(summary: dict[str, Any]) -> RenderableType:
         parts.append(_promotion(summary["promotion"]))
     parts += [_forecast(forecast) for forecast in summary["forecasts"]]
     parts.append(Text(f"Report      {summary['report']}\nData Docs   {summary['data_docs']}\nMLflow UI   gatecast ui"))
-    return Panel(Group(*parts), title="gatecast", padding=(1, 2))
+    return Group(*(part for each in parts for part in (each, Text(""))))
 
 
 def _data(data: dict[str, Any]) -> Text:
@@ -93,7 +93,7 @@ def _promotion(promotion: dict[str, Any]) -> Text:
 def _forecast(forecast: dict[str, Any]) -> Table:
     title = f"Forecast of {forecast['market']}, issued {forecast['issued_at']} by version {forecast['model_version']}"
     title += f", last close {forecast['last_close']:,.2f}"
-    table = Table("bars ahead", "at", "median", "90 % range", title=title, title_justify="left")
+    table = Table("bars ahead", "at", "median", "90 % range", title=title, title_justify="left", box=box.SIMPLE_HEAD)
     prices: dict[int, dict[float, float]] = {}
     at: dict[int, str] = {}
     for row in forecast["quantiles"]:

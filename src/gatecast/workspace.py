@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from gatecast.errors import ConfigurationError, GatecastError
 
+RELAYED_VARIABLE = "GATECAST_RELAYED"  # set where a caller shows the line of a failed stage itself
 DATABASE_VARIABLE = "GATECAST_DATABASE_URL"  # Optuna storage and forecast ledger
 
 

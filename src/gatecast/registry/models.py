@@ -1,5 +1,6 @@
 """The only place that talks to MLflow's model registry."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -62,6 +63,8 @@ def register(name: str, folder: Path, digest: str, run_id: str, tags: Mapping[st
     for known in client.search_model_versions(f"name = '{name}'"):
         if known.tags.get(_DIGEST) == digest:  # a run that was killed before it could set the alias
             return _registered(known)
+    # the signature says what an example would; an example would be 4,000 candles of text
+    warnings.filterwarnings("ignore", message=".*An input example was not provided", module="mlflow")
     logged = mlflow.pyfunc.log_model(
         name="model",
         python_model=_CODE,

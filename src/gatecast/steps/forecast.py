@@ -9,6 +9,7 @@ import polars as pl
 from gatecast.config import Config
 from gatecast.errors import DataError, GateRefused
 from gatecast.evaluation.figures import fan_chart, save_png
+from gatecast.evaluation.report import write_report
 from gatecast.forecasts.issue import ISSUED_AT, MARKET, TARGET_AT, issue_forecast
 from gatecast.forecasts.ledger import MODEL_VERSION, append_forecast, ledger_url
 from gatecast.market.candles import CLOSE, SYMBOL, TS, iso, symbol_slug, timeframe_ms
@@ -45,6 +46,8 @@ def run(workspace: Workspace, config: Config, say: Callable[[str], None]) -> pl.
     url = ledger_url(workspace.state, os.environ.get(DATABASE_VARIABLE))
     n_new = append_forecast(url, forecast)
     _write_reports(workspace, forecast, candles, config)
+    if (workspace.reports / "metrics.json").is_file():
+        write_report(workspace)  # the newest forecast is one of its pictures
     issued_at = forecast[ISSUED_AT].max()
     assert isinstance(issued_at, datetime)
     age_bars = (datetime.now(UTC) - issued_at) // timedelta(milliseconds=timeframe_ms(card.timeframe))

@@ -8,12 +8,12 @@ import polars as pl
 
 from gatecast.config import Config
 from gatecast.errors import DataError
-from gatecast.evaluation.report import read_contents, render_report
+from gatecast.evaluation.report import write_report
 from gatecast.pipeline import fingerprint, stages
 from gatecast.registry.models import Registered, champion, register, set_champion
 from gatecast.registry.promotion import Check, Decision, baseline_checks, champion_checks, proof_checks
 from gatecast.tracking import log_outcome, pipeline_run, predictions_of
-from gatecast.workspace import Workspace, file_sha256, write_atomically, write_json
+from gatecast.workspace import Workspace, file_sha256, write_json
 
 
 def run(workspace: Workspace, config: Config, say: Callable[[str], None]) -> Decision:
@@ -28,10 +28,7 @@ def run(workspace: Workspace, config: Config, say: Callable[[str], None]) -> Dec
     with pipeline_run(workspace, config, {s: fingerprint(workspace, s) for s in stages(workspace)}) as run_id:
         decision = _decide(workspace, config, reports, run_id)
         write_json(workspace.reports / "promotion.json", decision.as_dict())
-        report = workspace.reports / "report.html"
-        html = render_report(read_contents(workspace))
-        write_atomically(report, lambda path: path.write_text(html, encoding="utf-8"))
-        log_outcome(decision.decision, reports["metrics"]["verdict"], report)
+        log_outcome(decision.decision, reports["metrics"]["verdict"], write_report(workspace))
     say(f"promote: {decision.decision}" + (f": {decision.reason}" if decision.reason else ""))
     return decision
 

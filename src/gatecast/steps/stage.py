@@ -13,7 +13,7 @@ import gatecast
 from gatecast.config import Config
 from gatecast.errors import ConfigurationError, GatecastError
 from gatecast.params import read_config
-from gatecast.workspace import Workspace, find_workspace, set_environment, write_json
+from gatecast.workspace import RELAYED_VARIABLE, Workspace, find_workspace, set_environment, write_json
 
 
 def sections_of(run: Callable[..., None]) -> dict[str, str]:
@@ -42,7 +42,8 @@ def run_stage(run: Callable[..., None]) -> None:
         with workspace.lock(f"stage-{stage}", say):  # an orphan of a killed run may still be writing the same outputs
             run(workspace, **section_arguments(run, read_config(workspace)))
     except GatecastError as error:
-        say(f"{stage}: {error}")
+        if RELAYED_VARIABLE not in os.environ:
+            say(f"{stage}: {error}")
         if workspace is not None:
             write_json(workspace.failure, {"stage": stage, "status": error.exit_status, "line": str(error)})
         sys.stderr.flush()

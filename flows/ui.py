@@ -3,73 +3,87 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
 
 from gatecast.errors import GatecastError
 from gatecast.workspace import Workspace
 
-_PATIENCE_S = 10
+_HOST = "127.0.0.1"
+_START_LIMIT_S = 120
+_END_LIMIT_S = 10
+_POLL_S = 0.5
 
 
 def serve_uis(workspace: Workspace, mlflow_port: int, prefect_port: int, say: Callable[[str], None]) -> None:
-    """Serve both until Ctrl-C, or until one of them ends.
+    """Serve both until Ctrl-C, or until one of them ends; what they print goes to log files in the state folder.
 
     Raises:
-        GatecastError: One of them ended by itself, as it does when its port is taken.
+        GatecastError: One of them ended by itself, as it does when its port is taken, or did not come up.
     """
-    store = [
-        "--backend-store-uri",
-        os.environ["MLFLOW_TRACKING_URI"],
-        "--default-artifact-root",
-        (workspace.state / "artifacts").as_uri(),
-    ]
+    tracking = [
+        "--backend-store-uri", os.environ["MLFLOW_TRACKING_URI"],
+        "--default-artifact-root", (workspace.state / "artifacts").as_uri(),
+    ]  # fmt: skip
     commands = {
-        "MLflow": [
-            sys.executable,
-            "-m",
-            "mlflow",
-            "server",
-            *store,
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(mlflow_port),
-            "--workers",
-            "1",
-        ],
-        "Prefect": [
-            sys.executable,
-            "-m",
-            "prefect",
-            "server",
-            "start",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(prefect_port),
-        ],
+        "mlflow": ["mlflow", "server", *tracking, "--host", _HOST, "--port", str(mlflow_port), "--workers", "1"],
+        "prefect": ["prefect", "server", "start", "--host", _HOST, "--port", str(prefect_port)],
     }
-    ports = {"MLflow": mlflow_port, "Prefect": prefect_port}
-    children = {
-        name: subprocess.Popen(command, cwd=workspace.root, stdout=subprocess.DEVNULL)
-        for name, command in commands.items()
-    }
-    for name, port in ports.items():
-        say(f"{name:<8} http://127.0.0.1:{port}")
-    say("Ctrl-C ends both")
+    ports = {"mlflow": mlflow_port, "prefect": prefect_port}
+    logs = {name: workspace.state / f"ui-{name}.log" for name in commands}
+    for name, variable in (("mlflow", "MLFLOW_TRACKING_URI"), ("prefect", "PREFECT_API_URL")):
+        if os.environ.get(variable, "").startswith("http"):  # a server of the user's own
+            say(f"ui: {name:<8} {os.environ[variable]} ({variable})")
+            del commands[name], ports[name]
+    if not commands:
+        return
+    say("ui: starting; this takes some seconds")
+    with _children(commands, logs, workspace.root) as children:
+        for name, port in ports.items():
+            _await_answer(name, children[name], port, logs[name])
+            say(f"ui: {name:<8} http://{_HOST}:{port}")
+        say("ui: Ctrl-C ends both")
+        while all(child.poll() is None for child in children.values()):
+            time.sleep(_POLL_S)
+        name = next(name for name, child in children.items() if child.poll() is not None)
+        raise GatecastError(f"the {name} UI ended by itself; its last words are in {logs[name]}")
+
+
+@contextmanager
+def _children(
+    commands: Mapping[str, list[str]], logs: Mapping[str, Path], folder: Path
+) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+    children: dict[str, subprocess.Popen[bytes]] = {}
     try:
-        while True:
-            for name, child in children.items():
-                try:
-                    child.wait(timeout=0.5)
-                except subprocess.TimeoutExpired:
-                    continue
-                raise GatecastError(f"the {name} UI ended (status {child.returncode}); is port {ports[name]} taken?")
+        for name, command in commands.items():
+            with logs[name].open("wb") as log:
+                children[name] = subprocess.Popen(
+                    [sys.executable, "-m", *command], cwd=folder, stdout=log, stderr=subprocess.STDOUT
+                )
+        yield children
     finally:
         for child in children.values():
             child.terminate()
         for child in children.values():
             try:
-                child.wait(timeout=_PATIENCE_S)
+                child.wait(timeout=_END_LIMIT_S)
             except subprocess.TimeoutExpired:
                 child.kill()
+
+
+def _await_answer(name: str, child: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + _START_LIMIT_S
+    while time.monotonic() < deadline:
+        if child.poll() is not None:
+            raise GatecastError(f"the {name} UI did not start: is port {port} taken? Its last words are in {log}")
+        try:
+            connection = HTTPConnection(_HOST, port, timeout=5)
+            connection.request("GET", "/")
+            connection.getresponse()
+            return
+        except (OSError, HTTPException):
+            time.sleep(_POLL_S)
+    raise GatecastError(f"the {name} UI did not answer on port {port} within {_START_LIMIT_S} s; see {log}")

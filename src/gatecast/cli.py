@@ -5,7 +5,7 @@ import signal
 import sys
 import webbrowser
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -77,12 +77,12 @@ def cli() -> None:
 
 @contextmanager
 def _workspace(
-    project: Path | None, profile: str | None, settings: tuple[str, ...]
+    project: Path | None, profile: str | None, settings: tuple[str, ...], *, alone: bool = True
 ) -> Iterator[tuple[Workspace, Config]]:
-    """The workspace, held for this process alone, with its configuration as the options want it."""
+    """The workspace with its configuration as the options want it; held for this process unless it only looks."""
     workspace = find_workspace(project)
     set_environment(workspace)
-    with workspace.lock("workspace", say):
+    with workspace.lock("workspace", say) if alone or profile or settings else nullcontext():
         for key, (old, new) in write_configuration(workspace, profile, settings).items():
             say(f"conf/params.yaml: {key}: {_shown(old)} -> {_shown(new)}")
         yield workspace, read_config(workspace)
@@ -144,6 +144,7 @@ def run(project: Path | None, profile: str | None, settings: tuple[str, ...], as
     with _workspace(project, profile, settings) as (workspace, config):
         from flows.server import embedded_server
 
+        say("run: starting the Prefect API that records this run")
         with embedded_server(say):
             from flows.train import train
 
@@ -184,7 +185,7 @@ def report(project: Path | None, profile: str | None, settings: tuple[str, ...],
     """Write reports/report.html anew from the results that are there, and print its path."""
     from gatecast.evaluation.report import write_report
 
-    with _workspace(project, profile, settings) as (workspace, _):
+    with _workspace(project, profile, settings, alone=False) as (workspace, _):
         path = write_report(workspace)
     click.echo(json.dumps({"report": str(path)}) if as_json else str(path))
     if open_it:
@@ -197,7 +198,7 @@ def status(project: Path | None, profile: str | None, settings: tuple[str, ...],
     """Show the data, which stages are up to date, the champion and the last forecast."""
     from gatecast.status import read_status, render_status
 
-    with _workspace(project, profile, settings) as (workspace, config):
+    with _workspace(project, profile, settings, alone=False) as (workspace, config):
         found = read_status(workspace, config)
     if as_json:
         click.echo(json.dumps(found, indent=2))
@@ -220,13 +221,11 @@ def ui(
     """Serve the MLflow UI and the Prefect UI on this machine until Ctrl-C."""
     from flows.ui import serve_uis
 
-    workspace = find_workspace(project)
-    with _workspace(project, profile, settings):
-        pass
-    addresses = {"mlflow": f"http://127.0.0.1:{mlflow_port}", "prefect": f"http://127.0.0.1:{prefect_port}"}
-    if as_json:
-        click.echo(json.dumps(addresses))
-    serve_uis(workspace, mlflow_port, prefect_port, say)
+    with _workspace(project, profile, settings, alone=False) as (workspace, _):
+        if as_json:
+            addresses = {"mlflow": f"http://127.0.0.1:{mlflow_port}", "prefect": f"http://127.0.0.1:{prefect_port}"}
+            click.echo(json.dumps(addresses))
+        serve_uis(workspace, mlflow_port, prefect_port, say)
 
 
 def main() -> None:
@@ -251,3 +250,7 @@ def _interrupt(signal_number: int, frame: FrameType | None) -> None:  # noqa: AR
 
 def _shown(value: Any) -> str:
     return json.dumps(value, default=str)
+
+
+if __name__ == "__main__":
+    main()

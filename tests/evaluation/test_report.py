@@ -13,7 +13,8 @@ import pytest
 
 from gatecast.errors import DataError
 from gatecast.evaluation import figures
-from gatecast.evaluation.report import Forecast, ReportContents, read_contents, render_report, write_report
+from gatecast.evaluation.contents import Forecast, ReportContents, read_contents
+from gatecast.evaluation.report import render_report, write_report
 from gatecast.market.candles import Market
 from gatecast.market.store import merge_candles
 from gatecast.workspace import Workspace

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from gatecast.config import Config
 from gatecast.features.catalogue import build_features, feature_names
 from gatecast.features.targets import build_targets
+from gatecast.model.training import BlockBatches
 from gatecast.model.windows import blocks, build_panels, fit_scaler
 from tests.conftest import clean_candles, random_candles
 
@@ -38,6 +39,25 @@ def test_the_block_of_a_bar_depends_on_the_epoch_and_not_on_where_the_data_begin
                 assert rows["bar"][start + row] % STRIDE == (position - BURN_IN) % STRIDE
     predicted = index[:, BURN_IN:].flatten()
     assert predicted[predicted >= 0].tolist() == list(range(length))
+
+
+@pytest.mark.parametrize("n_bars", [20, 40, 130, 500])
+def test_every_epoch_has_as_many_batches_as_it_says_and_shows_every_label_at_most_once(
+    n_bars: int, rows: pl.DataFrame, names: tuple[str, ...], config: Config
+) -> None:
+    model = config.model.model_copy(update={"stride": STRIDE, "burn_in": BURN_IN, "batch_blocks": 3})
+    other = rows[200:260].with_columns(symbol=pl.lit("ETH/USDT"))
+    both = pl.concat([rows[:n_bars], other])
+    panels = build_panels(both, names, (1, 6), fit_scaler(rows, names), STRIDE, BURN_IN)
+    batches = BlockBatches(panels, model, seed=5)
+    epochs = [list(batches) for _ in range(30)]
+    assert {len(epoch) for epoch in epochs} == {len(batches)}
+    assert len({float(epoch[0][0].sum()) for epoch in epochs}) > 20
+    n_known = sum(int(panel.known.sum()) for panel in panels)
+    for epoch in epochs:
+        assert sum(int(known[:, BURN_IN:].sum()) for _, _, known in epoch) <= n_known
+    anchored = BlockBatches(panels, model, seed=None)
+    assert sum(int(known[:, BURN_IN:].sum()) for _, _, known in anchored) == n_known
 
 
 def test_blocks_are_views_on_the_panel(rows: pl.DataFrame, names: tuple[str, ...]) -> None:

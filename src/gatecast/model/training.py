@@ -18,7 +18,7 @@ from gatecast.config import ModelConfig
 from gatecast.errors import GatecastError
 from gatecast.model.networks import QuantileLSTM, pinball_loss
 from gatecast.model.predictions import LEVELS
-from gatecast.model.windows import Panel, blocks, n_blocks
+from gatecast.model.windows import Panel, blocks
 
 _STOPPING_LOSS = "stopping_loss"
 Batch = tuple[Tensor, Tensor, Tensor]  # inputs (B, T, F), scaled targets (B, T, H), known (B, T, H)
@@ -46,7 +46,8 @@ class EarlyStop:
 class BlockBatches:
     """Batches of blocks of all panels, gathered by index; an epoch is one pass.
 
-    While training, the anchors are shifted by a random offset each epoch and the blocks shuffled, both by the seed.
+    While training, the anchors are shifted by a random offset each epoch and the blocks shuffled, both by the seed. A
+    shifted panel holds one block less, so that every epoch has the same number of batches: Lightning counts on it.
     """
 
     def __init__(self, panels: Sequence[Panel], config: ModelConfig, seed: int | None) -> None:
@@ -62,17 +63,18 @@ class BlockBatches:
         self.generator = None if seed is None else torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
-        """Batches of an epoch; a shifted epoch may have one block a market less."""
-        return math.ceil(n_blocks(self.panels, self.config.stride, self.config.burn_in) / self.config.batch_blocks)
+        """Batches of an epoch."""
+        n_blocks = sum(len(blocks(panel.rows, *self._layout(panel, shift=1))) for panel in self.panels)
+        return math.ceil(n_blocks / self.config.batch_blocks)
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches of one epoch."""
-        stride, burn_in = self.config.stride, self.config.burn_in
-        offset = 0 if self.generator is None else int(torch.randint(stride, (1,), generator=self.generator))
+        shift = (
+            0 if self.generator is None else 1 + int(torch.randint(self.config.stride, (1,), generator=self.generator))
+        )
         views = [
-            tuple(blocks(series, stride, burn_in, offset) for series in (panel.inputs, panel.targets, panel.known))
+            tuple(blocks(each, *self._layout(panel, shift)) for each in (panel.inputs, panel.targets, panel.known))
             for panel in self.panels
-            if len(panel.rows) - offset >= burn_in + stride
         ]
         sizes = torch.tensor([len(inputs) for inputs, _, _ in views])
         starts = sizes.cumsum(0) - sizes
@@ -86,6 +88,12 @@ class BlockBatches:
             ]
             inputs, targets, known = (torch.cat(series) for series in zip(*parts, strict=True))
             yield inputs, targets, known
+
+    def _layout(self, panel: Panel, shift: int) -> tuple[int, int, int]:
+        """Stride, burn-in and offset; a panel of a single block cannot be shifted."""
+        stride, burn_in = self.config.stride, self.config.burn_in
+        single = len(panel.rows) < burn_in + 2 * stride
+        return stride, burn_in, 0 if single or self.generator is None else shift
 
 
 class DenseQuantiles(lightning.LightningModule):

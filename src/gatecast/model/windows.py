@@ -5,7 +5,6 @@ from which the state is warmed. What is predicted for a bar therefore depends on
 nothing else: neither on where the data begins nor on what came later.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -134,8 +133,3 @@ def blocks(series: Tensor, stride: int, burn_in: int, offset: int = 0) -> Tensor
 def history_bars(look_back: int, stride: int, burn_in: int) -> int:
     """Candles from which the forecast of the last bar follows: features of a whole block and its burn-in."""
     return look_back + burn_in + stride
-
-
-def n_blocks(panels: Sequence[Panel], stride: int, burn_in: int) -> int:
-    """Blocks of all panels together."""
-    return sum(math.floor((len(panel.rows) - burn_in) / stride) for panel in panels)

@@ -1,0 +1,129 @@
+"""What a report tells: the files of a workspace, read once."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import polars as pl
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from gatecast.errors import DataError
+from gatecast.market.candles import CLOSE, TS, Market, timeframe_ms
+from gatecast.market.store import read_candles
+from gatecast.workspace import Workspace
+
+Json = dict[str, Any]
+
+_MIN_HISTORY: Final = 48  # closes drawn before a forecast
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A forecast and what was known when it was issued.
+
+    Attributes:
+        content: market, issued_at, last_close, model_version and quantiles, rows of the forecast ledger.
+        history: ts (open time, UTC) and close up to last_close, sorted.
+    """
+
+    content: Json
+    history: pl.DataFrame
+
+
+@dataclass(frozen=True)
+class ReportContents:
+    """What a report tells: the files of a workspace as they stand.
+
+    Attributes:
+        metrics: Figures of merit and the verdict.
+        predictions: Quantiles and realised log returns of the evaluation period.
+        trials: The search, a row a trial.
+        best: Its best hyperparameters.
+        validation: Outcome of the expectations on the clean candles.
+        leakage: Outcome of the leak prover.
+        counts: What `clean` counted, by market.
+        promotion: Decision of the gate, or None before it.
+        forecasts: The last forecast of each market, with what came before it; none while there is no champion.
+        provenance: Commit, hashes and versions, or None if not recorded.
+    """
+
+    metrics: Json
+    predictions: pl.DataFrame
+    trials: pl.DataFrame
+    best: Json
+    validation: Json
+    leakage: Json
+    counts: Json
+    promotion: Json | None = None
+    forecasts: tuple[Forecast, ...] = ()
+    provenance: Json | None = None
+
+
+def read_contents(workspace: Workspace) -> ReportContents:
+    """Everything that the report shows, from the files of a workspace.
+
+    Raises:
+        DataError: A file that `gatecast run` writes is absent or cannot be read.
+    """
+    reports = workspace.reports
+    metrics = _read(workspace, reports / "metrics.json", _json)
+    promotion = _read_optional(workspace, reports / "promotion.json")
+    has_champion = promotion is not None and promotion["champion_version"] is not None
+    return ReportContents(
+        metrics=metrics,
+        predictions=_read(workspace, reports / "predictions.parquet", pl.read_parquet),
+        trials=_read(workspace, reports / "trials.csv", pl.read_csv),
+        best=_read(workspace, reports / "best.yaml", YAML(typ="safe").load),
+        validation=_read(workspace, reports / "validation.json", _json),
+        leakage=_read(workspace, reports / "leakage.json", _json),
+        counts=_read(workspace, workspace.clean_counts, _json),
+        promotion=promotion,
+        forecasts=_forecasts(workspace, metrics) if has_champion else (),
+        provenance=_read_optional(workspace, reports / "provenance.json"),
+    )
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _read(workspace: Workspace, path: Path, read: Callable[[Path], Any]) -> Any:
+    name = workspace.relative(path)
+    if not path.is_file():
+        raise DataError(f"{name} is absent, so there is nothing to report: run `gatecast run` first")
+    try:
+        return read(path)
+    except (ValueError, OSError, YAMLError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"{name} cannot be read ({str(error).splitlines()[0]}): run `gatecast run` again") from None
+
+
+def _read_optional(workspace: Workspace, path: Path) -> Json | None:
+    return _read(workspace, path, _json) if path.exists() else None
+
+
+def _forecasts(workspace: Workspace, metrics: Json) -> tuple[Forecast, ...]:
+    """The newest forecast of each market that the metrics speak of."""
+    newest: dict[str, Json] = {}
+    for path in sorted(workspace.reports.glob("forecast*.json")):
+        content = _read(workspace, path, _json)
+        _, symbol, _ = content["market"].split(" ")
+        if symbol in metrics["by_market"] and content["issued_at"] >= newest.get(symbol, content)["issued_at"]:
+            newest[symbol] = content
+    return tuple(
+        Forecast(content, _history(workspace, content, max(metrics["horizons"]))) for content in newest.values()
+    )
+
+
+def _history(workspace: Workspace, forecast: Json, longest: int) -> pl.DataFrame:
+    """Closes known when the forecast was issued; the last is the one that it starts from."""
+    market = Market(*forecast["market"].split(" "))
+    candle = timedelta(milliseconds=timeframe_ms(market.timeframe))
+    last_ts = datetime.fromisoformat(forecast["issued_at"]).astimezone(UTC) - candle
+    start = last_ts - candle * max(5 * longest, _MIN_HISTORY)
+    stored = read_candles(workspace.candles, market, start, last_ts).select(TS, CLOSE)
+    last = pl.DataFrame({TS: [last_ts], CLOSE: [forecast["last_close"]]}, schema=stored.schema)
+    return pl.concat([stored.unique(TS, keep="last", maintain_order=True), last])

@@ -1,0 +1,258 @@
+"""The main job as a user runs it: the real command line, Prefect, DVC, Great Expectations, Optuna and MLflow."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import polars as pl
+import psutil
+import pytest
+from mlflow.tracking import MlflowClient
+
+from gatecast.forecasts.issue import FORECAST_COLUMNS
+from gatecast.forecasts.ledger import latest_forecast
+from gatecast.market.candles import Market
+from gatecast.market.sample import read_sample
+from tests.benches.run import copy_workspace
+
+pytestmark = pytest.mark.slow
+
+# the shipped configuration with a smaller search and a single network
+SMALL = ("tune.n_trials=2", "tune.max_epochs=8", "model.n_seeds=1", "features.n_leak_cuts=4")
+LIMIT_S = 240
+
+
+def environment(root: Path) -> dict[str, str]:
+    inherited = {
+        key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW", "PREFECT", "GATECAST"))
+    }
+    return {**inherited, "PYTHONPATH": os.pathsep.join([str(root / "src"), str(root)])}
+
+
+def gatecast(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "gatecast.cli", *arguments]
+    return subprocess.run(
+        command, cwd=root, env=environment(root), capture_output=True, text=True, timeout=LIMIT_S, check=False
+    )
+
+
+def dvc(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    command = [sys.executable, "-m", "dvc", *arguments]
+    return subprocess.run(
+        command,
+        cwd=root,
+        env={**environment(root), "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+
+
+def left_behind(root: Path) -> list[str]:
+    """Command lines of living processes that belong to a workspace."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            words = " ".join(process.cmdline())
+            if process.status() != psutil.STATUS_ZOMBIE and (process.cwd() == str(root) or str(root) in words):
+                found.append(words)
+        except psutil.Error:
+            continue
+    return found
+
+
+def wait_until_none_is_left(root: Path, limit_s: float = 60) -> list[str]:
+    deadline = time.monotonic() + limit_s
+    while (found := left_behind(root)) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return found
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("workspace").resolve()
+    copy_workspace(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first(root: Path) -> subprocess.CompletedProcess[str]:
+    """The first run of the whole chain; every test that follows works on what it left."""
+    return gatecast(root, "run", *(word for text in SMALL for word in ("--set", text)))
+
+
+@pytest.fixture
+def store(root: Path) -> Iterator[None]:
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{root / '.gatecast' / 'mlflow.db'}")
+    yield
+    mlflow.set_tracking_uri(before)
+
+
+def reports(root: Path, name: str) -> Any:
+    return json.loads((root / "reports" / name).read_text())
+
+
+def test_the_first_run_ends_with_a_summary_that_a_person_understands(
+    root: Path, first: subprocess.CompletedProcess[str]
+) -> None:
+    assert first.returncode == 0, first.stderr
+    for words in ("BTC/USDT 1h", "missing", "Best hyperparameters", "ewma", "naive", "At 24 bars", "90 % range"):
+        assert words in first.stdout
+    for words in ("reports/report.html", "reports/data_docs/index.html", "gatecast ui", "Promoted: gatecast version 1"):
+        assert words in first.stdout
+    assert "Traceback" not in first.stderr
+    assert left_behind(root) == []
+
+
+def test_the_lstm_beats_both_baselines_out_of_sample(root: Path, first: subprocess.CompletedProcess[str]) -> None:
+    del first
+    metrics = reports(root, "metrics.json")
+    assert len(metrics["folds"]) >= 4
+    losses = {name: metrics["models"][name]["24"]["pinball"] for name in ("lstm", "naive", "ewma")}
+    assert losses["lstm"] < min(losses["naive"], losses["ewma"])
+    predictions = pl.read_parquet(root / "reports" / "predictions.parquet")
+    assert predictions.columns[:6] == ["symbol", "ts", "horizon", "model", "fold", "target"]
+    quantiles = predictions.select(pl.col("^q.*$"))
+    assert all(
+        (quantiles[a] <= quantiles[b]).all() for a, b in zip(quantiles.columns, quantiles.columns[1:], strict=False)
+    )
+
+
+@pytest.mark.usefixtures("store")
+def test_mlflow_shows_the_run_with_its_trials_and_folds_and_serves_the_champion(
+    root: Path, first: subprocess.CompletedProcess[str]
+) -> None:
+    del first
+    client = MlflowClient()
+    (experiment,) = client.search_experiments(filter_string="name = 'gatecast'")
+    runs = client.search_runs([experiment.experiment_id], max_results=100)
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    parent = min(parents, key=lambda run: run.info.start_time)
+    nested = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert len(nested) == 2 + len(reports(root, "metrics.json")["folds"])
+    assert parent.data.metrics["skill.24"] == pytest.approx(reports(root, "metrics.json")["skill"]["24"])
+    assert parent.data.params["tune.n_trials"] == "2"
+    assert parent.data.tags["made_by.tune"] == parent.info.run_id
+    assert parent.inputs is not None
+    assert len(parent.inputs.dataset_inputs) == 3
+    names = {artifact.path for artifact in client.list_artifacts(parent.info.run_id, "reports")}
+    assert {"reports/report.html", "reports/metrics.json"} <= names
+    model = mlflow.pyfunc.load_model("models:/gatecast@champion")
+    answer = pl.from_pandas(model.predict(read_sample(Market("binance", "BTC/USDT", "1h")).to_pandas()))
+    assert tuple(answer.columns) == FORECAST_COLUMNS
+    ledger = latest_forecast(f"sqlite:///{root / '.gatecast' / 'forecasts.db'}").sort("horizon", "level")
+    assert answer.sort("horizon", "level")["price"].to_list() == pytest.approx(ledger["price"].to_list(), rel=1e-6)
+
+
+def test_a_second_run_computes_nothing_and_knows_its_champion(
+    root: Path, first: subprocess.CompletedProcess[str]
+) -> None:
+    del first
+    before = (root / "dvc.lock").read_bytes()
+    second = gatecast(root, "run", "--json")
+    assert second.returncode == 0, second.stderr
+    assert "Running stage" not in second.stderr
+    summary = json.loads(second.stdout)
+    assert summary["promotion"]["decision"] == "already champion"
+    assert summary["promotion"]["version"] == 1
+    assert (root / "dvc.lock").read_bytes() == before
+
+
+def test_a_forced_rebuild_writes_the_same_lock_byte_for_byte(
+    root: Path, first: subprocess.CompletedProcess[str]
+) -> None:
+    del first
+    before = (root / "dvc.lock").read_bytes()
+    rebuilt = dvc(root, "repro", "--force")
+    assert rebuilt.returncode == 0, rebuilt.stderr
+    assert (root / "dvc.lock").read_bytes() == before
+    assert "up to date" in dvc(root, "repro").stdout
+
+
+def test_a_gate_that_refuses_ends_with_status_3_and_names_expectation_rows_and_key(
+    root: Path, first: subprocess.CompletedProcess[str]
+) -> None:
+    del first
+    refused = gatecast(root, "validate", "--set", "validate.max_abs_log_return=0.05")
+    assert refused.returncode == 3
+    (line,) = [line for line in refused.stderr.splitlines() if line.startswith("gatecast:")]
+    assert "the move of one bar is believable" in line
+    assert "validate.max_abs_log_return" in line
+    assert "BTC/USDT 2020-" in line
+    features = dvc(root, "repro", "--single-item", "--force", "features")
+    assert features.returncode != 0
+    assert json.loads((root / ".gatecast" / "failure.json").read_text())["status"] == 3
+    assert gatecast(root, "features", "--set", "validate.max_abs_log_return=0.7").returncode == 0
+
+
+@pytest.mark.parametrize("victim", ["gatecast.cli", "gatecast.steps.tune"])
+def test_after_a_kill_the_next_run_completes_with_the_same_result_and_nothing_is_left(
+    root: Path, first: subprocess.CompletedProcess[str], victim: str
+) -> None:
+    del first
+    seed = f"tune.seed={100 + len(victim)}"  # one that has not been computed yet
+    with subprocess.Popen(
+        [sys.executable, "-m", "gatecast.cli", "run", "--set", seed],
+        cwd=root,
+        env=environment(root),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("trial 1/2"):
+                break
+        (killed,) = [p for p in psutil.process_iter() if _runs(p, root, victim)]
+        killed.send_signal(signal.SIGKILL)
+        rest = process.stderr.read()
+    if victim != "gatecast.cli":
+        assert process.returncode == 1
+        assert "gatecast:" in rest
+        assert "Traceback" not in rest
+    again = gatecast(root, "run", "--json")
+    assert again.returncode == 0, again.stderr
+    assert wait_until_none_is_left(root) == []
+    tuned = [(root / "reports" / name).read_bytes() for name in ("best.yaml", "trials.csv")]
+    assert dvc(root, "repro", "--force", "--single-item", "tune").returncode == 0
+    assert [(root / "reports" / name).read_bytes() for name in ("best.yaml", "trials.csv")] == tuned
+
+
+def _runs(process: psutil.Process, root: Path, module: str) -> bool:
+    try:
+        return process.cwd() == str(root) and process.cmdline()[1:3] == ["-m", module]
+    except (psutil.Error, IndexError):
+        return False
+
+
+def test_outside_a_clone_and_with_bad_usage_there_is_one_line_and_status_2(
+    tmp_path: Path, root: Path, first: subprocess.CompletedProcess[str]
+) -> None:
+    del first
+    for folder, arguments in (
+        (tmp_path, ["run"]),
+        (root, ["run", "--set", "tune.n_trials=none"]),
+        (root, ["run", "--profile", "nope"]),
+        (root, ["run", "--project", str(tmp_path / "absent")]),
+    ):
+        ended = subprocess.run(
+            [sys.executable, "-m", "gatecast.cli", *arguments],
+            cwd=folder,
+            env=environment(root),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ended.returncode == 2, ended.stderr
+        assert len(ended.stderr.strip().splitlines()) == 1
+        assert ended.stdout == ""

@@ -2,11 +2,12 @@
 
 What goes wrong is told apart by ccxt's own classes. Network faults (time-outs, refused connections, rate limits, 5xx)
 and answers that cannot be read are tried again with exponential backoff and jitter, then given up as a `NetworkFault`.
-What the exchange refuses for good (unknown symbol, bad credentials, blocked region) is an error at once.
+What the exchange refuses for good (unknown symbol, credentials wanted, blocked region) is an error at once.
 """
 
 import os
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,8 +55,7 @@ class Venue:
             {
                 "enableRateLimit": True,
                 "timeout": int(config.timeout_s * 1000),
-                "apiKey": os.environ.get(f"GATECAST_{config.exchange.upper()}_API_KEY"),
-                "secret": os.environ.get(f"GATECAST_{config.exchange.upper()}_SECRET"),
+                "enableLastJsonResponse": True,
                 # spot markets are all that candles need: fewer requests, and no credentials
                 "options": {"fetchMarkets": {"types": ["spot"]}, "fetchCurrencies": False},
             }
@@ -109,10 +109,8 @@ class Venue:
         """
         length = timeframe_ms(market.timeframe)
         since, stop = (to_ms(start) if start else 0), to_ms(end)
-        while since < stop:
-            rows = self._ask(
-                self._client.fetch_ohlcv, market.symbol, market.timeframe, since=since, limit=self.config.page_limit
-            )
+        while since + length <= stop:
+            rows = self._ask(self._candles, market, since)
             page = _as_page(rows, since, stop, market)
             if page.is_empty():
                 if since == 0:  # asked for the very beginning, and the venue does not skip to its first candle
@@ -127,6 +125,15 @@ class Venue:
     def last_closed_end(self, market: Market) -> datetime:
         """The instant at which the newest closed candle ended, by the venue's clock."""
         return floor_ts(self.now(), market.timeframe)
+
+    def _candles(self, market: Market, since: int) -> list[list[Any]]:
+        rows: list[list[Any]] = self._client.fetch_ohlcv(
+            market.symbol, market.timeframe, since=since, limit=self.config.page_limit
+        )
+        # ccxt takes a page that is not JSON, cut short or of HTML, for one without candles
+        if not rows and self._client.last_json_response is None:
+            raise ccxt.BadResponse(f"{market.exchange} answered with something that is not JSON")
+        return rows
 
     def _ask(self, question: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         """One request, tried again while the fault may pass."""
@@ -144,24 +151,23 @@ class Venue:
 
 @contextmanager
 def _translated(exchange: str) -> Iterator[None]:
-    """Ccxt's errors as ours, one line each, without what a request may have carried."""
+    """Errors of ccxt as ours, one line each, without what a request may have carried."""
     try:
         yield
-    except ccxt.AuthenticationError:
-        name = f"GATECAST_{exchange.upper()}_API_KEY"
-        raise DataError(f"{exchange} refuses the credentials: check {name} and its secret in the environment") from None
+    except ccxt.AuthenticationError as error:
+        raise DataError(f"{exchange} wants credentials, which gatecast does not send: {_reason(error)}") from None
     except ccxt.ExchangeNotAvailable as error:
         if any(f" {status} " in str(error) for status in (403, 451)):
             raise DataError(f"{exchange} refuses to serve this address (region blocked?): {_reason(error)}") from None
         raise NetworkFault(f"{exchange} is not available: {_reason(error)}") from None
-    except (ccxt.NetworkError, ccxt.BadResponse) as error:
+    except (ccxt.OperationFailed, ccxt.BadResponse) as error:  # the first is the parent of all that may pass
         raise NetworkFault(f"{exchange} did not answer rightly: {type(error).__name__}: {_reason(error)}") from None
     except ccxt.BaseError as error:
         raise DataError(f"{exchange} refuses: {type(error).__name__}: {_reason(error)}") from None
 
 
 def _reason(error: Exception) -> str:
-    words = " ".join(str(error).split())
+    words = re.sub(r"\?\S*", "", " ".join(str(error).split()))  # the query of an address is nobody's business
     return words if len(words) <= _MAX_REASON else words[:_MAX_REASON] + "…"
 
 

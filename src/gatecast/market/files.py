@@ -50,13 +50,16 @@ def _fill(template: str, market: Market) -> str:
     try:
         names = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
     except ValueError as error:
-        raise ConfigurationError(f"ingest.files = {template!r}: {error}") from None
+        raise ConfigurationError(f"ingest.files = {template!r} is not a path template: {error}") from None
     if unknown := names - set(_PLACEHOLDERS):
         known = ", ".join(f"{{{name}}}" for name in _PLACEHOLDERS)
         raise ConfigurationError(
             f"ingest.files = {template!r} has {{{sorted(unknown)[0]}}}, which is not one of {known}"
         )
-    return template.format(exchange=market.exchange, symbol=market.slug, timeframe=market.timeframe)
+    try:
+        return template.format(exchange=market.exchange, symbol=market.slug, timeframe=market.timeframe)
+    except (ValueError, IndexError) as error:
+        raise ConfigurationError(f"ingest.files = {template!r} is not a path template: {error}") from None
 
 
 def _read_csv(path: Path) -> pl.DataFrame:

@@ -139,8 +139,6 @@ def run(project: Path | None, profile: str | None, settings: tuple[str, ...], as
     What has not changed since the last run is skipped. A model that is refused leaves the champion as it was: that is a
     result, and exit status 0; refused with no champion yet there is nothing to forecast with, and the status is 3.
     """
-    from gatecast.summary import read_summary, render_summary
-
     with _workspace(project, profile, settings) as (workspace, config):
         from flows.server import embedded_server
 
@@ -149,6 +147,8 @@ def run(project: Path | None, profile: str | None, settings: tuple[str, ...], as
             from flows.train import train
 
             decision = train(workspace.root)
+        from gatecast.summary import read_summary, render_summary
+
         summary = read_summary(workspace)
     if as_json:
         click.echo(json.dumps(summary, indent=2))
@@ -183,9 +183,9 @@ def configure(
 @click.option("--open", "open_it", is_flag=True, help="Open it in the browser.")
 def report(project: Path | None, profile: str | None, settings: tuple[str, ...], as_json: bool, open_it: bool) -> None:
     """Write reports/report.html anew from the results that are there, and print its path."""
-    from gatecast.evaluation.report import write_report
-
     with _workspace(project, profile, settings, alone=False) as (workspace, _):
+        from gatecast.evaluation.report import write_report
+
         path = write_report(workspace)
     click.echo(json.dumps({"report": str(path)}) if as_json else str(path))
     if open_it:
@@ -196,9 +196,9 @@ def report(project: Path | None, profile: str | None, settings: tuple[str, ...],
 @_shared_options
 def status(project: Path | None, profile: str | None, settings: tuple[str, ...], as_json: bool) -> None:
     """Show the data, which stages are up to date, the champion and the last forecast."""
-    from gatecast.status import read_status, render_status
-
     with _workspace(project, profile, settings, alone=False) as (workspace, config):
+        from gatecast.status import read_status, render_status
+
         found = read_status(workspace, config)
     if as_json:
         click.echo(json.dumps(found, indent=2))

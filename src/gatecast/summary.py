@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 from ruamel.yaml import YAML
 
-from gatecast.evaluation.verdict import p_words
+from gatecast.evaluation.statistics import p_words
 from gatecast.workspace import Workspace
 
 

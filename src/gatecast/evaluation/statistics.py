@@ -12,6 +12,7 @@ from gatecast.model.predictions import Array
 _N_PATHS = 20_000  # the smallest p-value is 1 / (paths + 1)
 _N_STEPS = 500
 _SEED = 20050
+_LEAST_P = 0.0001  # the simulated distribution tells no smaller ones apart
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,11 @@ def diebold_mariano(difference: Array, horizon: int) -> TestResult:
     statistic = float(difference.mean() / np.sqrt(variance / n))
     null = _fixed_b_null(round(bandwidth / n, 3))
     return TestResult(statistic, float((1 + (null >= statistic).sum()) / (1 + _N_PATHS)))
+
+
+def p_words(p_value: float) -> str:
+    """A p-value as people write it."""
+    return "< 0.0001" if p_value < _LEAST_P else f"= {p_value:.4f}"
 
 
 @cache

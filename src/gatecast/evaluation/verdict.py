@@ -8,13 +8,12 @@ import polars as pl
 
 from gatecast.errors import DataError
 from gatecast.evaluation.metrics import pinball, scores
-from gatecast.evaluation.statistics import TestResult, diebold_mariano
+from gatecast.evaluation.statistics import TestResult, diebold_mariano, p_words
 from gatecast.evaluation.walk_forward import LSTM, shared_forecasts
 from gatecast.market.candles import SYMBOL, TS
 from gatecast.model.predictions import FOLD, HORIZON, MODEL, QUANTILES, TARGET
 
 _LOSS = "loss"
-_LEAST_P = 0.0001  # the simulated distribution tells no smaller ones apart
 
 
 def with_loss(predictions: pl.DataFrame) -> pl.DataFrame:
@@ -136,11 +135,6 @@ def _sentence(figures: dict[str, Any], horizon: int, beats: bool) -> str:
     if beats:
         return f"At {horizon} bars the LSTM beats every baseline: {loss}."
     return f"At {horizon} bars the LSTM is not proven better than {best}: {loss}."
-
-
-def p_words(p_value: float) -> str:
-    """A p-value as people write it."""
-    return "< 0.0001" if p_value < _LEAST_P else f"= {p_value:.4f}"
 
 
 def _ordered(frame: pl.DataFrame, column: str) -> list[Any]:

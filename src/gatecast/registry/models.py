@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
@@ -16,8 +16,10 @@ from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import AnyType
 
 from gatecast.errors import DataError
-from gatecast.model.folder import ModelCard, load_model
-from gatecast.model.procedure import FittedModel
+
+if TYPE_CHECKING:
+    from gatecast.model.folder import ModelCard
+    from gatecast.model.procedure import FittedModel
 
 CHAMPION = "champion"
 _DIGEST = "gatecast.model_sha256"
@@ -86,12 +88,14 @@ def set_champion(name: str, number: int) -> None:
     MlflowClient().set_registered_model_alias(name, CHAMPION, str(number))
 
 
-def load_champion(name: str) -> tuple[FittedModel, ModelCard, Registered] | None:
+def load_champion(name: str) -> "tuple[FittedModel, ModelCard, Registered] | None":
     """The champion, read from the registry; None if there is none.
 
     Raises:
         DataError: Its files are damaged or gone.
     """
+    from gatecast.model.folder import load_model  # loads PyTorch, which `status` has no use for
+
     registered = champion(name)
     if registered is None:
         return None

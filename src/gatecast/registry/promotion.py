@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 import polars as pl
 
-from gatecast.evaluation.statistics import TestResult
-from gatecast.evaluation.verdict import compare, loss_difference, p_words, with_loss
+from gatecast.evaluation.statistics import TestResult, p_words
+from gatecast.evaluation.verdict import compare, loss_difference, with_loss
 from gatecast.evaluation.walk_forward import LSTM
 from gatecast.model.predictions import HORIZON, MODEL, TARGET
 

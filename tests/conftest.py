@@ -1,7 +1,12 @@
 """What tests share: the shipped configuration, shrunk, and small markets of known shape."""
 
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+# before PyTorch is imported, here or in a process that a test starts: two workers whose threads wait for each other by
+# spinning take ten times as long
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import polars as pl
@@ -14,6 +19,11 @@ from gatecast.market.cleaning import clean_grid
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MARKET = Market("binance", "BTC/USDT", "1h")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the slow files first, so that no worker begins one when the others are done."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="session")

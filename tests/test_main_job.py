@@ -1,18 +1,14 @@
 """The main job as a user runs it: the real command line, Prefect, DVC, Great Expectations, Optuna and MLflow."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import polars as pl
-import psutil
 import pytest
 from mlflow.tracking import MlflowClient
 
@@ -21,60 +17,9 @@ from gatecast.forecasts.ledger import latest_forecast
 from gatecast.market.candles import Market
 from gatecast.market.sample import read_sample
 from tests.benches.run import copy_workspace
+from tests.command_line import SMALL, dvc, environment, gatecast, left_behind
 
 pytestmark = pytest.mark.slow
-
-# the shipped configuration with a smaller search and a single network
-SMALL = ("tune.n_trials=2", "tune.max_epochs=8", "model.n_seeds=1", "features.n_leak_cuts=4")
-LIMIT_S = 240
-
-
-def environment(root: Path) -> dict[str, str]:
-    inherited = {
-        key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW", "PREFECT", "GATECAST"))
-    }
-    return {**inherited, "PYTHONPATH": os.pathsep.join([str(root / "src"), str(root)])}
-
-
-def gatecast(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "gatecast.cli", *arguments]
-    return subprocess.run(
-        command, cwd=root, env=environment(root), capture_output=True, text=True, timeout=LIMIT_S, check=False
-    )
-
-
-def dvc(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    command = [sys.executable, "-m", "dvc", *arguments]
-    return subprocess.run(
-        command,
-        cwd=root,
-        env={**environment(root), "PATH": path},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-        check=False,
-    )
-
-
-def left_behind(root: Path) -> list[str]:
-    """Command lines of living processes that belong to a workspace."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            words = " ".join(process.cmdline())
-            if process.status() != psutil.STATUS_ZOMBIE and (process.cwd() == str(root) or str(root) in words):
-                found.append(words)
-        except psutil.Error:
-            continue
-    return found
-
-
-def wait_until_none_is_left(root: Path, limit_s: float = 60) -> list[str]:
-    deadline = time.monotonic() + limit_s
-    while (found := left_behind(root)) and time.monotonic() < deadline:
-        time.sleep(0.5)
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +32,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def first(root: Path) -> subprocess.CompletedProcess[str]:
     """The first run of the whole chain; every test that follows works on what it left."""
-    return gatecast(root, "run", *(word for text in SMALL for word in ("--set", text)))
+    return gatecast(root, "run", *SMALL)
 
 
 @pytest.fixture
@@ -182,49 +127,6 @@ def test_a_gate_that_refuses_ends_with_status_3_and_names_expectation_rows_and_k
     assert features.returncode != 0
     assert json.loads((root / ".gatecast" / "failure.json").read_text())["status"] == 3
     assert gatecast(root, "features", "--set", "validate.max_abs_log_return=0.7").returncode == 0
-
-
-def test_after_kills_the_next_run_completes_with_the_same_result_and_nothing_is_left(
-    root: Path, first: subprocess.CompletedProcess[str]
-) -> None:
-    del first
-    command = [sys.executable, "-m", "gatecast.cli", "run"]
-    # the caller dies: DVC and its stage go on, and the next run waits for them
-    _kill_at(root, [*command, "--set", "tune.seed=12"], "trial 1/2", "gatecast.cli")
-    # a stage dies: its caller says so in one line
-    status, rest = _kill_at(root, command, "evaluate: fold 1/", "gatecast.steps.evaluate")
-    assert status == 1
-    assert "gatecast: stage evaluate ended without a word" in rest
-    assert "Traceback" not in rest
-    again = gatecast(root, "run", "--json")
-    assert again.returncode == 0, again.stderr
-    assert wait_until_none_is_left(root) == []
-    before = (root / "dvc.lock").read_bytes()
-    rebuilt = dvc(root, "repro", "--force")
-    assert rebuilt.returncode == 0, rebuilt.stderr
-    assert (root / "dvc.lock").read_bytes() == before
-    assert "up to date" in dvc(root, "repro").stdout
-
-
-def _kill_at(root: Path, command: list[str], word: str, module: str) -> tuple[int, str]:
-    """Start a command and kill -9 one of its processes at a word of its progress; its status and later words."""
-    with subprocess.Popen(
-        command, cwd=root, env=environment(root), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    ) as process:
-        assert process.stderr is not None
-        said = next((line for line in process.stderr if line.startswith(word)), None)
-        assert said, f"the run ended without a line that starts with {word!r}"
-        (victim,) = [each for each in psutil.process_iter() if _runs(each, root, module)]
-        victim.send_signal(signal.SIGKILL)
-        rest = process.stderr.read()
-    return process.returncode, rest
-
-
-def _runs(process: psutil.Process, root: Path, module: str) -> bool:
-    try:
-        return process.cwd() == str(root) and process.cmdline()[1:3] == ["-m", module]
-    except (psutil.Error, IndexError):
-        return False
 
 
 def test_outside_a_clone_and_with_bad_usage_there_is_one_line_and_status_2(

@@ -32,7 +32,16 @@ def test_a_setting_is_written_with_the_comments_kept(workspace: Workspace) -> No
 
 @pytest.mark.parametrize(
     "setting",
-    ["tune.n_trials=-1", "tune.nonsense=1", "nonsense.key=1", "tune.n_trials.deep=1", "tune", "tune.n_trials=[", "x=1"],
+    [
+        "tune.n_trials=-1",
+        "tune.nonsense=1",
+        "nonsense.key=1",
+        "tune.n_trials.deep=1",
+        "tune",
+        "tune.n_trials=[",
+        "x=1",
+        "tune.seed={}",
+    ],
 )
 def test_a_bad_setting_is_one_line_and_writes_nothing(workspace: Workspace, setting: str) -> None:
     before = workspace.params.read_bytes()
@@ -52,6 +61,21 @@ def test_a_change_of_market_empties_the_split_and_a_change_of_trials_does_not(wo
     configure(workspace, None, ["tune.n_trials=3"])
     assert read_config(workspace).split.fold_bars == 100
     configure(workspace, None, ["ingest.symbols=[ETH/USDT]"])
+    assert read_config(workspace).split.development_end is None
+
+
+def test_a_profile_given_again_leaves_the_boundary_where_it_was(workspace: Workspace) -> None:
+    configure(workspace, "btc-hourly", [])
+    assert read_config(workspace).split.development_end is None
+    freeze_split(workspace, "2022-01-01T00:00Z", 100)
+    configure(workspace, "btc-hourly", ["tune.n_trials=3"])
+    assert read_config(workspace).split.fold_bars == 100
+    configure(workspace, "btc-hourly", ["split.development_end=null", "split.fold_bars=null"])
+    assert read_config(workspace).split.development_end is None
+
+
+def test_a_setting_that_moves_the_market_of_a_profile_empties_its_split(workspace: Workspace) -> None:
+    configure(workspace, "sample", ["ingest.start=2023-01-01"])
     assert read_config(workspace).split.development_end is None
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -14,6 +14,7 @@ from gatecast.workspace import Workspace, write_atomically
 
 _BASE_PROFILE = "sample"  # holds the shipped value of every key that any profile sets
 _MARKET_KEYS = ("source", "exchange", "symbols", "timeframe", "start")  # a change of any of them moves the split
+_EMPTY_SPLIT: Final = {"split": {"development_end": None, "fold_bars": None}}
 _YAML_NULL = "tag:yaml.org,2002:null"  # written as a word: an empty value reads like a mistake
 Tree = dict[str, Any]
 
@@ -30,7 +31,8 @@ def read_config(workspace: Workspace) -> Config:
 def configure(workspace: Workspace, profile: str | None, settings: Sequence[str]) -> dict[str, tuple[Any, Any]]:
     """Write a profile and then single settings into the active configuration, in one atomic step after validation.
 
-    A change of market, timeframe or start empties the section `split`, for `ingest` to resolve anew.
+    A change of market, timeframe or start empties the section `split`, for `ingest` to resolve anew; a profile given
+    again, for the market that it already has, leaves the boundary where it was.
 
     Args:
         workspace: Whose configuration.
@@ -44,18 +46,18 @@ def configure(workspace: Workspace, profile: str | None, settings: Sequence[str]
         ConfigurationError: An unknown profile, key or value; nothing is written.
     """
     document = _read(workspace.params)
-    before = dict(_leaves(document))
-    named: set[str] = set()
+    active: Tree = _plain(document)
+    given = _settings(settings)
     overrides = [_profile(workspace, _BASE_PROFILE), _profile(workspace, profile)] if profile else []
-    for override in [*overrides, *(_setting(text) for text in settings)]:
-        leaves = dict(_leaves(override))
-        named |= {key for key in leaves if key.startswith("split.")}
-        for key, value in leaves.items():
-            _set(document, key, value)
-    after = dict(_leaves(document))
-    if any(before.get(f"ingest.{key}") != after.get(f"ingest.{key}") for key in _MARKET_KEYS) and not named:
-        document["split"].update(development_end=None, fold_bars=None)
+    for override in [*overrides, given]:
+        market = _market(document)
+        _update(document, override)
+        if _market(document) != market and "split" not in override:
+            _update(document, _EMPTY_SPLIT)
+    if _market(document) == _market(active) and "split" not in given and _is_empty(document):
+        _update(document, {"split": active.get("split", {})})
     parse_config(_plain(document), _origin(profile, settings))
+    before = dict(_leaves(active))
     changed = {key: (before.get(key), value) for key, value in _leaves(document) if before.get(key) != value}
     if changed:
         _write(workspace.params, document)
@@ -126,19 +128,36 @@ def _setting(text: str) -> Tree:
     return result
 
 
-def _set(document: Any, key: str, value: Any) -> None:
-    *path, last = key.split(".")
-    section = document
-    for part in path:
-        section = section.setdefault(part, {})  # an unknown key is added here, and refused by the validation
-        if not isinstance(section, MutableMapping):
-            raise ConfigurationError(f"{key} is not a key of the configuration: {part} holds a value, not keys")
-    section[last] = value
+def _settings(texts: Sequence[str]) -> Tree:
+    tree: Tree = {}
+    for text in texts:
+        _update(tree, _setting(text))
+    return tree
+
+
+def _market(document: Mapping[str, Any]) -> list[Any]:
+    leaves = dict(_leaves(document))
+    return [leaves.get(f"ingest.{key}") for key in _MARKET_KEYS]
+
+
+def _is_empty(document: Mapping[str, Any]) -> bool:
+    return dict(_leaves(document)).get("split.development_end") is None
+
+
+def _update(document: Any, override: Mapping[str, Any]) -> None:
+    for key, value in _leaves(override):
+        *path, last = key.split(".")
+        section = document
+        for part in path:
+            section = section.setdefault(part, {})  # an unknown key is added here, and refused by the validation
+            if not isinstance(section, MutableMapping):
+                raise ConfigurationError(f"{key} is not a key of the configuration: {part} holds a value, not keys")
+        section[last] = value
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

@@ -19,6 +19,7 @@ from gatecast.workspace import Workspace
 _CHATTER: Final = (
     "\t",
     "> python",
+    "Data and pipelines are up to date",
     "ERROR: failed to reproduce",
     "Generating lock file",
     "To enable auto staging",

@@ -11,7 +11,7 @@ from prefect.tasks import Task, exponential_backoff
 
 from gatecast import pipeline
 from gatecast.errors import NetworkFault
-from gatecast.forecasts.issue import ISSUED_AT, TARGET_AT
+from gatecast.forecasts.columns import ISSUED_AT, TARGET_AT
 from gatecast.params import read_config
 from gatecast.registry.promotion import Decision
 from gatecast.steps import forecast as forecast_step

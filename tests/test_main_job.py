@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from mlflow.tracking import MlflowClient
 
-from gatecast.forecasts.issue import FORECAST_COLUMNS
+from gatecast.forecasts.columns import FORECAST_COLUMNS
 from gatecast.forecasts.ledger import latest_forecast
 from gatecast.market.candles import Market
 from gatecast.market.sample import read_sample

@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from gatecast.config import Config
-from gatecast.forecasts.issue import ISSUED_AT, MARKET
-from gatecast.forecasts.ledger import MODEL_VERSION, latest_forecast, ledger_url
+from gatecast.forecasts.columns import ISSUED_AT, MARKET, MODEL_VERSION
+from gatecast.forecasts.ledger import latest_forecast, ledger_url
 from gatecast.market.candles import TS, Market, iso, timeframe_ms
 from gatecast.market.sources import markets_of
 from gatecast.market.store import read_candles
@@ -38,16 +38,20 @@ def read_status(workspace: Workspace, config: Config) -> dict[str, Any]:
 
 def render_status(status: dict[str, Any]) -> RenderableType:
     """The status as terminal tables."""
-    markets = Table("market", "candles", "first", "last closed", "holes", "age in bars", title_justify="left")
+    columns = ("market", "candles", "first", "last closed", "missing", "bars old")
+    markets = Table(*columns, box=None, pad_edge=False)
     for market in status["markets"]:
         cells = ("n_candles", "first", "closed_at", "n_missing", "age_bars")
         markets.add_row(market["market"], *("-" if market[cell] is None else str(market[cell]) for cell in cells))
-    stages_line = ", ".join(f"{stage} {state}" for stage, state in status["stages"].items())
+    outdated = [stage for stage, state in status["stages"].items() if state != "up to date"]
+    stages_line = (
+        f"outdated: {', '.join(outdated)}; `gatecast run` brings them up to date" if outdated else "up to date"
+    )
     found = status["champion"]
     champion_line = f"{found['name']} version {found['version']}, run {found['run_id']}" if found else "none yet"
     issued = [f"{row['market']} at {row['issued_at']} by version {row['model_version']}" for row in status["forecasts"]]
     lines = f"Stages     {stages_line}\nChampion   {champion_line}\nForecasts  {'; '.join(issued) or 'none yet'}"
-    return Group(markets, Text(lines))
+    return Group(markets, Text(f"\n{lines}"))
 
 
 def _market(workspace: Workspace, market: Market) -> dict[str, Any]:

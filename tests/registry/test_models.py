@@ -11,7 +11,8 @@ import pytest
 from gatecast.config import Config
 from gatecast.features.catalogue import build_features
 from gatecast.features.targets import build_targets
-from gatecast.forecasts.issue import FORECAST_COLUMNS, issue_forecast
+from gatecast.forecasts.columns import FORECAST_COLUMNS
+from gatecast.forecasts.issue import issue_forecast
 from gatecast.model.folder import ModelCard, load_model, save_model
 from gatecast.model.procedure import fit_model
 from gatecast.model.training import Hyperparameters

@@ -6,20 +6,13 @@ import polars as pl
 
 from gatecast.errors import DataError
 from gatecast.features.catalogue import build_features, look_back
+from gatecast.forecasts.columns import ISSUED_AT, LEVEL, LOG_RETURN, MARKET, PRICE, TARGET_AT
 from gatecast.market.candles import CLOSE, SYMBOL, TS, Market, timeframe_ms
 from gatecast.market.cleaning import clean_grid
 from gatecast.model.folder import ModelCard
 from gatecast.model.predictions import HORIZON, LEVELS, QUANTILES
 from gatecast.model.procedure import FittedModel
 from gatecast.model.windows import history_bars
-
-MARKET = "market"
-ISSUED_AT = "issued_at"
-TARGET_AT = "target_at"
-LEVEL = "level"
-LOG_RETURN = "log_return"
-PRICE = "price"
-FORECAST_COLUMNS = (MARKET, ISSUED_AT, HORIZON, TARGET_AT, LEVEL, LOG_RETURN, PRICE)
 
 
 def issue_forecast(model: FittedModel, card: ModelCard, candles: pl.DataFrame) -> pl.DataFrame:

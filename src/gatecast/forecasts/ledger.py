@@ -7,10 +7,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gatecast.errors import ConfigurationError, GatecastError
-from gatecast.forecasts.issue import ISSUED_AT, LEVEL, LOG_RETURN, MARKET, PRICE, TARGET_AT
+from gatecast.forecasts.columns import ISSUED_AT, LEVEL, LOG_RETURN, MARKET, MODEL_VERSION, PRICE, TARGET_AT
 from gatecast.model.predictions import HORIZON
-
-MODEL_VERSION = "model_version"
 
 _METADATA = sa.MetaData()
 _FORECASTS = sa.Table(

@@ -10,8 +10,9 @@ from gatecast.config import Config
 from gatecast.errors import DataError, GateRefused
 from gatecast.evaluation.figures import fan_chart, save_png
 from gatecast.evaluation.report import write_report
-from gatecast.forecasts.issue import ISSUED_AT, MARKET, TARGET_AT, issue_forecast
-from gatecast.forecasts.ledger import MODEL_VERSION, append_forecast, ledger_url
+from gatecast.forecasts.columns import ISSUED_AT, MARKET, MODEL_VERSION, TARGET_AT
+from gatecast.forecasts.issue import issue_forecast
+from gatecast.forecasts.ledger import append_forecast, ledger_url
 from gatecast.market.candles import CLOSE, SYMBOL, TS, iso, symbol_slug, timeframe_ms
 from gatecast.market.sources import collect
 from gatecast.registry.models import load_champion

@@ -25,7 +25,7 @@ def test_after_kills_the_next_run_completes_with_the_same_result_and_nothing_is_
     # a stage dies: its caller says so in one line
     status, rest = _kill_at(root, [*command, "evaluate"], "evaluate: fold 1/", "gatecast.steps.evaluate")
     assert status == 1
-    assert "gatecast: stage evaluate ended without a word" in rest
+    assert "gatecast: stage evaluate was killed" in rest
     assert "Traceback" not in rest
     again = gatecast(root, "run", "--json")
     assert again.returncode == 0, again.stderr

@@ -29,6 +29,8 @@ if deed == "refuse":
     sys.exit(3)
 if deed == "die":
     os.kill(os.getpid(), signal.SIGKILL)
+if deed == "crash":
+    raise RuntimeError("unforeseen")
 if deed == "linger":
     time.sleep(2)
 if deed == "hang":
@@ -180,9 +182,16 @@ def test_stage_that_refuses_passes_on_its_line_and_status_even_from_upstream(wor
 def test_stage_that_dies_is_named_and_an_older_failure_is_not_taken_for_its_own(workspace: Workspace) -> None:
     workspace.failure.write_text('{"stage": "first", "status": 3, "line": "of last week"}')
     order(workspace, "die")
-    with pytest.raises(StageFailed, match=r"stage first ended without a word .*(-9|137)") as failure:
+    with pytest.raises(StageFailed, match=r"stage first was killed \(status (-9|137)\)") as failure:
         reproduce(workspace)
     assert failure.value.exit_status == 1
+
+
+def test_stage_that_crashes_is_not_taken_for_killed(workspace: Workspace, capfd: pytest.CaptureFixture[str]) -> None:
+    order(workspace, "crash")
+    with pytest.raises(StageFailed, match=r"failed with an error of its own \(status 1\); .*first\.log"):
+        reproduce(workspace)
+    assert "RuntimeError: unforeseen" in capfd.readouterr().err
 
 
 def test_stage_that_cannot_start_says_what_dvc_said(workspace: Workspace) -> None:

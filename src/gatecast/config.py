@@ -99,7 +99,9 @@ class ValidateConfig(Section):
 
     max_missing_share: Share = Field(description="largest share of bars of a market that may be missing")
     max_quarantined_share: Share = Field(description="largest share of raw rows of a market that may be in quarantine")
-    max_hole_bars: Bars = Field(description="longest run of missing bars of a market")
+    max_hole_bars: Bars = Field(
+        description="longest run of missing bars of a market, or of bars that repeat one close, as filled holes do"
+    )
     max_abs_log_return: float = Field(
         gt=0, description="largest believable log return of one bar; 4.6 is a hundredfold decimal slip"
     )

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -27,6 +28,9 @@ _CHATTER: Final = (
     "Updating lock file",
     "Use `dvc push`",
 )
+
+
+_FIRST_SIGNAL_STATUS: Final = 128  # a shell adds the number of the signal that killed its command
 
 
 class Outcome(StrEnum):
@@ -181,8 +185,9 @@ def _raise_failure(workspace: Workspace, stage: str, ended: Ended) -> NoReturn:
     log = workspace.relative(_log(workspace, stage))
     if ended.status < 0:
         reason = f"DVC was killed (signal {-ended.status}) while it was at stage {stage}; run the command again"
-    elif "failed to run:" in ended.error:
-        reason = f"stage {stage} ended without a word (killed?): {ended.error}; its output is in {log}"
+    elif exited := re.search(r"failed to run: .* exited with (-?\d+)", ended.error):
+        how = "was killed" if not 0 < int(exited[1]) < _FIRST_SIGNAL_STATUS else "failed with an error of its own"
+        reason = f"stage {stage} {how} (status {exited[1]}); what it said is in {log}"
     else:
         reason = f"DVC could not bring stage {stage} up to date: {ended.error}"
     raise StageFailed(reason, 1)

@@ -39,7 +39,7 @@ def read_status(workspace: Workspace, config: Config) -> dict[str, Any]:
 def render_status(status: dict[str, Any]) -> RenderableType:
     """The status as terminal tables."""
     columns = ("market", "candles", "first", "last closed", "missing", "bars old")
-    markets = Table(*columns, box=None, pad_edge=False)
+    markets = Table(*columns, box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for market in status["markets"]:
         cells = ("n_candles", "first", "closed_at", "n_missing", "age_bars")
         markets.add_row(market["market"], *("-" if market[cell] is None else str(market[cell]) for cell in cells))

@@ -81,6 +81,7 @@ HEADER = "ts,open,high,low,close,volume\n"
         ),
         (HEADER.encode() + b"2024-01-01T00:00Z,1,2,1,1,1\nyesterday,1,2,1,1,1\n", "line 3: ts 'yesterday' is neither"),
         (HEADER.encode() + b",1,2,1,1,1\n", "line 2: ts"),
+        (HEADER.encode() + b"2024-01-01T00:00Z,1,2,1,1,1\n2024-01-01T01:00Z,1,2", "after 3 of 6 cells"),
         (bytes(range(256)) * 20, ""),
     ],
 )
@@ -100,11 +101,13 @@ def test_a_file_that_cannot_be_used_is_one_line_that_names_it(
 def test_a_truncated_parquet_a_folder_and_another_kind_are_one_line(tmp_path: Path) -> None:
     CANDLES.write_parquet(tmp_path / "whole.parquet")
     (tmp_path / "cut.parquet").write_bytes((tmp_path / "whole.parquet").read_bytes()[:-40])
+    write_csv(tmp_path / "whole.csv", MS)
+    (tmp_path / "cut.csv.gz").write_bytes(gzip.compress((tmp_path / "whole.csv").read_bytes())[:-40])
     (tmp_path / "folder.csv").mkdir()
     (tmp_path / "x.txt").write_text("words")
     CANDLES.with_columns(pl.col(TS).dt.to_string("%c")).write_parquet(tmp_path / "text.parquet")
     CANDLES.with_columns(close=pl.lit("high")).write_parquet(tmp_path / "words.parquet")
-    for name in ("cut.parquet", "folder.csv", "x.txt", "text.parquet", "words.parquet"):
+    for name in ("cut.parquet", "cut.csv.gz", "folder.csv", "x.txt", "text.parquet", "words.parquet"):
         with pytest.raises(DataError) as error:
             read(tmp_path, name)
         assert name in str(error.value)

@@ -42,7 +42,7 @@ def test_the_sample_passes_and_a_real_crash_does_too(config: Config, tmp_path: P
     candles, counts = cleaned(crashed)
     findings = check_candles(candles, counts, config.validate_, tmp_path / "docs")
     assert [each.name for each in findings if not each.success] == []
-    assert len(findings) == 30
+    assert len(findings) == 31
     pages = list((tmp_path / "docs").rglob("*.html"))
     assert len(pages) >= 5
     assert all(page.stat().st_size > 1000 for page in pages)
@@ -88,6 +88,10 @@ def test_limits_of_a_market_are_kept(limits: ValidateConfig, tmp_path: Path) -> 
     bad = raw.with_columns(pl.when(pl.int_range(pl.len()) % 20 == 3).then(-1.0).otherwise("low").alias("low"))
     candles, counts = cleaned(bad)
     assert "share of quarantined rows" in broken(candles, counts, limits, tmp_path)
+    filled = raw.with_columns(pl.when(~pl.int_range(pl.len()).is_between(100, 107)).then("close").forward_fill())
+    filled = filled.with_columns(high=pl.max_horizontal("high", "close"), low=pl.min_horizontal("low", "close"))
+    still = broken(*cleaned(filled), limits, tmp_path)["longest run of one and the same close"]
+    assert still.rows[0]["longest_standstill"] == 8
     lost = {MARKET.symbol: {**counts[MARKET.symbol], "raw": 401}}
     assert "every raw row is accounted for" in broken(candles, lost, limits, tmp_path)
 

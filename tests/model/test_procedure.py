@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,16 @@ def test_a_live_forecast_equals_what_the_evaluation_computes_for_that_bar(
             ours = live.filter(pl.col("horizon") == horizon)["log_return"].to_numpy()
             theirs = bar.filter(pl.col("horizon") == horizon).select(QUANTILES).to_numpy()[0]
             assert np.abs(ours - theirs).max() / (scale * np.sqrt(horizon)) < 1e-5
+
+
+def test_no_forecast_is_issued_from_a_bar_whose_future_the_model_was_trained_on(
+    model: FittedModel, small: Config
+) -> None:
+    fitted_later = replace(card(small), train_end="2024-02-07T12:00Z")  # bar 900 closes then
+    candles = RAW.with_columns(symbol=pl.lit("BTC/USDT"))
+    assert not issue_forecast(model, fitted_later, candles).is_empty()
+    with pytest.raises(DataError, match=r"closed at 2024-02-07T11:00Z.*would know its answer"):
+        issue_forecast(model, fitted_later, candles[:-1])
 
 
 def test_prices_follow_from_log_returns_and_the_last_close(model: FittedModel, small: Config) -> None:

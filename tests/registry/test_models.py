@@ -43,7 +43,9 @@ def folder(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = build_features(candles, spans).hstack(build_targets(candles, config.model.horizons))
     small = config.model.model_copy(update={"stride": 32, "burn_in": 16, "n_seeds": 1})
     model = fit_model(rows, Hyperparameters(4, 0.01, 0.0, 0.01), 2, small)
-    save_model(path, model, ModelCard("binance", ("BTC/USDT",), "1h", "", "", spans), {})
+    save_model(
+        path, model, ModelCard("binance", ("BTC/USDT",), "1h", "2024-01-01T00:00Z", "2024-01-26T00:00Z", spans), {}
+    )
     return path
 
 

@@ -1,13 +1,13 @@
 """From a fitted model and candles to the forecast of the newest bar, in the flow and in the registry's pyfunc alike."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import polars as pl
 
 from gatecast.errors import DataError
 from gatecast.features.catalogue import build_features, look_back
 from gatecast.forecasts.columns import ISSUED_AT, LEVEL, LOG_RETURN, MARKET, PRICE, TARGET_AT
-from gatecast.market.candles import CLOSE, SYMBOL, TS, Market, timeframe_ms
+from gatecast.market.candles import CLOSE, SYMBOL, TS, Market, iso, timeframe_ms
 from gatecast.market.cleaning import clean_grid
 from gatecast.model.folder import ModelCard
 from gatecast.model.predictions import HORIZON, LEVELS, QUANTILES
@@ -28,7 +28,8 @@ def issue_forecast(model: FittedModel, card: ModelCard, candles: pl.DataFrame) -
         price (quote units), a row a quantile.
 
     Raises:
-        DataError: No candle of the model's markets, or too few to know the volatility.
+        DataError: No candle of the model's markets, too few to know the volatility, or none that is newer than what the
+            model was trained on.
     """
     length = timeframe_ms(card.timeframe)
     needed = history_bars(look_back(card.spans), model.stride, model.burn_in)
@@ -46,6 +47,12 @@ def issue_forecast(model: FittedModel, card: ModelCard, candles: pl.DataFrame) -
         if forecast.is_empty():
             raise DataError(f"{len(newest)} candles of {market} are too few to forecast from: {needed} are needed")
         tables.append(_as_rows(forecast.filter(pl.col(TS) == forecast[TS].max()), market, length))
+        issued_at, train_end = tables[-1][ISSUED_AT][0], datetime.fromisoformat(card.train_end)
+        if issued_at < train_end:
+            raise DataError(
+                f"the newest usable candle of {market} closed at {iso(issued_at)}, but the model has been trained on"
+                f" what came after it, up to {iso(train_end)}: a forecast from there would know its answer"
+            )
     return pl.concat(tables)
 
 

@@ -5,6 +5,9 @@ stamp (UTC if it names no zone), in CSV ISO 8601 or whole seconds or millisecond
 untouched and in file order, bad values included: judging them is the business of `clean`.
 """
 
+import gzip
+import zlib
+from collections import deque
 from pathlib import Path
 from string import Formatter
 from typing import Final
@@ -40,7 +43,7 @@ def read_files(template: str, root: Path, market: Market) -> pl.DataFrame:
             raise DataError(f"{path} is neither .csv, .csv.gz nor .parquet")
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: ingest.files is {template!r}, {market} was asked for") from None
-    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
+    except (pl.exceptions.PolarsError, OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split("\n\n")[0].split())
         raise DataError(f"{path} cannot be read: {reason}; nothing of it was stored") from None
     return as_candles(frame, str(path))
@@ -64,11 +67,22 @@ def _fill(template: str, market: Market) -> str:
 
 def _read_csv(path: Path) -> pl.DataFrame:
     text = pl.read_csv(path, infer_schema=False)  # everything as text, so that a bad cell is found with its row
+    if (n_cells := _last_line(path).count(",") + 1) < len(text.columns):
+        raise DataError(
+            f"{path} ends in the middle of a line, after {n_cells} of {len(text.columns)} cells: it has been cut short,"
+            " and nothing of it was stored"
+        )
     absent = [name for name in (TS, *VALUES) if name not in text.columns]
     if absent:
         found = ", ".join(text.columns)
         raise DataError(f"{path} lacks the column(s) {', '.join(absent)} in its first line, which reads {found}")
     return text.select(_stamps(text, path), *(_numbers(text, name, path) for name in VALUES))
+
+
+def _last_line(path: Path) -> str:
+    with gzip.open(path, "rt") if path.name.endswith(".gz") else path.open() as file:
+        last = deque(file, maxlen=1)
+    return last[0] if last else ""
 
 
 def _numbers(text: pl.DataFrame, name: str, path: Path) -> pl.Series:

@@ -102,8 +102,16 @@ def _market_row(candles: pl.DataFrame, symbol: str, counts: Mapping[str, Any]) -
         "missing_share": round(float(own[MISSING].to_numpy().mean()), 6) if len(own) else 1.0,
         "quarantined_share": round(counts["quarantined"] / counts["raw"], 6),
         "longest_hole": counts["longest_hole"],
+        "longest_standstill": _longest_standstill(own),
         "unaccounted": counts["raw"] - counts["clean"] - counts["quarantined"] - counts["duplicates"],
     }
+
+
+def _longest_standstill(candles: pl.DataFrame) -> int:
+    """Bars in the longest run whose close is that of the bar before: what others fill holes with."""
+    closes = candles[CLOSE].drop_nulls()
+    runs = (closes.diff() == 0).rle().struct.unnest().filter(pl.col("value"))
+    return int(runs["len"].max() or 0)  # type: ignore[arg-type]  # a count, typed as any literal
 
 
 def _candle_rules(symbols: list[str], limits: ValidateConfig) -> list[Rule]:
@@ -156,6 +164,7 @@ def _market_rules(limits: ValidateConfig) -> list[Rule]:
             ("share of missing bars", "missing_share", "max_missing_share"),
             ("share of quarantined rows", "quarantined_share", "max_quarantined_share"),
             ("longest hole", "longest_hole", "max_hole_bars"),
+            ("longest run of one and the same close", "longest_standstill", "max_hole_bars"),
         )
     ] + [
         Rule("number of bars", between, {"column": "n_bars", "min_value": limits.min_bars}, key="min_bars"),

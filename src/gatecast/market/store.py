@@ -56,7 +56,7 @@ def merge_candles(root: Path, market: Market, candles: pl.DataFrame) -> int:
         candles: Candle columns, any order.
 
     Returns:
-        Rows stored that were not stored before.
+        Open times stored that were not stored before.
 
     Raises:
         DataError: A stored file cannot be read; nothing is touched.
@@ -70,13 +70,13 @@ def merge_candles(root: Path, market: Market, candles: pl.DataFrame) -> int:
         batch_sorted = batch.sort(TS, maintain_order=True)
         if not path.exists():
             merged.append((path, batch_sorted))
-            n_new += len(batch)
+            n_new += batch[TS].n_unique()
             continue
         stored = read_month(path)
         together = pl.concat([stored.join(batch, on=TS, how="anti"), batch_sorted]).sort(TS, maintain_order=True)
         if not together.equals(stored, null_equal=True):
             merged.append((path, together))
-            n_new += len(together) - len(stored)
+            n_new += together[TS].n_unique() - stored[TS].n_unique()
     for path, frame in merged:  # all files were read before the first is written
         write_atomically(path, frame.write_parquet)
     return n_new

@@ -24,12 +24,13 @@ def run(workspace: Workspace, *, spans: FeaturesConfig, model: ModelConfig) -> N
     hyperparameters, n_steps = read_best(workspace.reports / "best.yaml")
     snapshot = read_snapshot(workspace.raw)
     fitted = fit_model(rows, hyperparameters, n_steps, model)
+    span, length = bars_of(rows), timeframe_ms(snapshot.timeframe)
     card = ModelCard(
         exchange=snapshot.exchange,
         symbols=snapshot.symbols,
         timeframe=snapshot.timeframe,
-        train_start=iso(from_ms(bars_of(rows).start * timeframe_ms(snapshot.timeframe))),
-        train_end=iso(snapshot.end_at),
+        train_start=iso(from_ms(span.start * length)),
+        train_end=iso(from_ms(span.end * length)),
         spans=spans,
     )
     provenance = {

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 
 from gatecast.config import ModelConfig, TuneConfig
+from gatecast.errors import DataError
 from gatecast.evaluation.metrics import mean_pinball
 from gatecast.evaluation.splits import InnerFold, Span, bars_of
 from gatecast.features.targets import target_name
@@ -73,5 +74,9 @@ def _relative_pinball(forecasts: pl.DataFrame, rows: pl.DataFrame, horizons: tup
     for horizon in horizons:
         table = scored.filter(pl.col(HORIZON) == horizon)
         target = table[TARGET].to_numpy()
+        if not target.any():
+            raise DataError(
+                f"no close moves within {horizon} bars where the search is scored: there is nothing to forecast"
+            )
         values.append(mean_pinball(target, table.select(QUANTILES).to_numpy()) / float(np.abs(target).mean()))
     return float(np.mean(values))

@@ -1,4 +1,5 @@
 import errno
+import shutil
 import subprocess
 import sys
 import time
@@ -60,3 +61,19 @@ def test_a_second_run_says_that_it_waits_and_a_killed_holder_leaves_nothing(tmp_
         killer.wait()
     assert waited > 0.5
     assert said == [f"another gatecast process is at work in {tmp_path}; waiting for it to end"]
+
+
+def test_a_full_disk_is_one_line_even_where_a_library_names_it_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(path: Path) -> None:
+        path.write_text("half")
+        raise RuntimeError("out of specification")
+
+    with pytest.raises(RuntimeError):
+        write_atomically(tmp_path / "x", write)
+    full = shutil.disk_usage(tmp_path)._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    with pytest.raises(GatecastError, match=r"the disk that holds .* is full"):
+        write_atomically(tmp_path / "x", write)
+    assert list(tmp_path.iterdir()) == []

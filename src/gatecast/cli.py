@@ -17,7 +17,7 @@ from gatecast.config import Config
 from gatecast.errors import GatecastError, GateRefused
 from gatecast.params import configure as write_configuration
 from gatecast.params import read_config
-from gatecast.workspace import Workspace, find_workspace, set_environment
+from gatecast.workspace import Workspace, find_workspace, raise_if_full, set_environment
 
 STEPS = {
     "ingest": "Bring candles into the store, freeze those of this run for DVC, resolve the split once.",
@@ -85,7 +85,13 @@ def _workspace(
     with workspace.lock("workspace", say) if alone or profile or settings else nullcontext():
         for key, (old, new) in write_configuration(workspace, profile, settings).items():
             say(f"conf/params.yaml: {key}: {_shown(old)} -> {_shown(new)}")
-        yield workspace, read_config(workspace)
+        try:
+            yield workspace, read_config(workspace)
+        except (GatecastError, click.ClickException):
+            raise
+        except Exception:  # of a library; there is one cause that it is not its business to name
+            raise_if_full(workspace.root)
+            raise
 
 
 def _step_command(name: str, description: str) -> click.Command:

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple, NoReturn
 
 from gatecast.dvc_lock import GRACE_S, await_others
 from gatecast.errors import GatecastError
-from gatecast.workspace import RELAYED_VARIABLE, Workspace
+from gatecast.workspace import RELAYED_VARIABLE, Workspace, raise_if_full
 
 _POLL_S: Final = 0.1
 LOCK_BACKOFFS_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # DVC itself has waited 3 s for each try
@@ -57,6 +57,8 @@ def run_dvc(
         await_others(workspace, say)
         workspace.failure.unlink(missing_ok=True)
         ended = _run_once(workspace, arguments, log, relay)
+        if ended.status != 0:
+            raise_if_full(workspace.root)  # neither DVC nor its log can tell
         if not ended.lock_busy or workspace.failure.exists():
             return ended
         if backoff_s is not None:

@@ -17,6 +17,7 @@ from mlflow.tracking import MlflowClient
 
 from gatecast.config import Config
 from gatecast.registry.provenance import provenance, uncommitted
+from gatecast.registry.server import mlflow_errors
 from gatecast.workspace import Workspace, file_sha256, write_json
 
 _VALUE_LENGTH = 500  # MLflow cuts longer parameters
@@ -45,7 +46,15 @@ def pipeline_run(workspace: Workspace, config: Config, fingerprints: Mapping[str
 
     Yields:
         The run's id.
+
+    Raises:
+        GatecastError: MLflow's store did not answer; what the stages wrote is kept.
     """
+    with mlflow_errors():
+        yield from _logged_run(workspace, config, fingerprints)
+
+
+def _logged_run(workspace: Workspace, config: Config, fingerprints: Mapping[str, str]) -> Iterator[str]:
     experiment = _experiment(workspace, config.promote.model_name)
     client = MlflowClient()
     made_by = {stage: _first_with(client, experiment, stage, outputs) for stage, outputs in fingerprints.items()}
@@ -65,6 +74,7 @@ def pipeline_run(workspace: Workspace, config: Config, fingerprints: Mapping[str
         yield run_id
 
 
+@mlflow_errors()
 def log_outcome(decision: str, verdict: str, report: Path) -> None:
     """Add decision, verdict and report to the open run."""
     mlflow.set_tags({"decision": decision, "mlflow.note.content": verdict})

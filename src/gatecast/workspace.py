@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from gatecast.errors import ConfigurationError, GatecastError
 
 RELAYED_VARIABLE = "GATECAST_RELAYED"  # set where a caller shows the line of a failed stage itself
 DATABASE_VARIABLE = "GATECAST_DATABASE_URL"  # Optuna storage and forecast ledger
+_FULL_BYTES = 2**20  # so little free counts as none
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,7 @@ def set_environment(workspace: Workspace) -> None:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",  # a server that is down is known after seconds, not after four minutes
         "PREFECT_LOGGING_LEVEL": "CRITICAL",  # the steps speak for themselves; a refusal is one line, not a traceback
         "DVC_NO_ANALYTICS": "1",
         "GX_ANALYTICS_ENABLED": "false",
@@ -172,6 +175,18 @@ def set_environment(workspace: Workspace) -> None:
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+
+
+def raise_if_full(folder: Path) -> None:
+    """Say that the disk is full, where a library failed for a reason that it may not have named.
+
+    Raises:
+        GatecastError: Less than 1 MiB is left on the disk that holds the folder.
+    """
+    if shutil.disk_usage(folder).free < _FULL_BYTES:
+        raise GatecastError(
+            f"the disk that holds {folder} is full: free some space and run the command again"
+        ) from None
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -194,6 +209,9 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         raise GatecastError(
             f"{path} could not be written ({error.strerror or error}); what stood there is as before"
         ) from error
+    except Exception:  # polars has errors of its own for a full disk
+        raise_if_full(path.parent)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

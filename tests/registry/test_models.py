@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from gatecast.config import Config
+from gatecast.errors import GatecastError
 from gatecast.features.catalogue import build_features
 from gatecast.features.targets import build_targets
 from gatecast.forecasts.columns import FORECAST_COLUMNS
@@ -83,3 +84,17 @@ def test_the_champion_takes_candles_and_gives_quantiles_without_a_pickle(folder:
     champion_model, champion_card, of = load_champion("tests") or pytest.fail("the champion is not loaded")
     assert (champion_card, of) == (card, registered)
     assert champion_model.scaler == model.scaler
+
+
+def test_a_store_that_does_not_answer_is_one_line_without_the_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://someone:secret@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    mlflow.set_registry_uri("http://someone:secret@127.0.0.1:9")
+    try:
+        with pytest.raises(GatecastError) as error:
+            champion("tests")
+    finally:
+        mlflow.set_registry_uri("")
+    assert "MLflow at http://127.0.0.1:9 failed" in str(error.value)
+    assert "secret" not in str(error.value)
+    assert "\n" not in str(error.value)

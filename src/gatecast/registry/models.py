@@ -16,6 +16,7 @@ from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import AnyType
 
 from gatecast.errors import DataError
+from gatecast.registry.server import mlflow_errors
 
 if TYPE_CHECKING:
     from gatecast.model.folder import ModelCard
@@ -41,6 +42,7 @@ class Registered:
     digest: str
 
 
+@mlflow_errors()
 def champion(name: str) -> Registered | None:
     """The version that carries the alias champion; None if there is none."""
     try:
@@ -51,6 +53,7 @@ def champion(name: str) -> Registered | None:
         raise
 
 
+@mlflow_errors()
 def register(name: str, folder: Path, digest: str, run_id: str, tags: Mapping[str, str]) -> Registered:
     """Register a model folder as a version; the same model again is the version that there is.
 
@@ -83,11 +86,13 @@ def register(name: str, folder: Path, digest: str, run_id: str, tags: Mapping[st
     )
 
 
+@mlflow_errors()
 def set_champion(name: str, number: int) -> None:
     """Give a version the alias champion, and take it from any other, in one step of the registry."""
     MlflowClient().set_registered_model_alias(name, CHAMPION, str(number))
 
 
+@mlflow_errors()
 def load_champion(name: str) -> "tuple[FittedModel, ModelCard, Registered] | None":
     """The champion, read from the registry; None if there is none.
 

@@ -17,6 +17,8 @@ def shipped() -> dict[str, Any]:
     ("section", "key", "value", "words"),
     [
         ("tune", "n_trials", -3, ("tune.n_trials = -3", "greater than or equal to 1")),
+        ("tune", "n_trials", True, ("n_trials is true", "yes or no")),
+        ("model", "horizons", 24, ("model.horizons = 24", "list")),
         ("tune", "n_trials", "many", ("tune.n_trials = 'many'", "integer")),
         ("tune", "n_trails", 3, ("tune.n_trails is not a key", "n_trials")),
         ("ingest", "source", "web", ("ingest.source = 'web'", "'sample', 'exchange' or 'files'")),

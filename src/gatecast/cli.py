@@ -107,7 +107,10 @@ def _step_command(name: str, description: str) -> click.Command:
 
 def _run_step(name: str, workspace: Workspace, config: Config) -> dict[str, Any]:
     from gatecast import pipeline
+    from gatecast.market.store import read_snapshot
 
+    if name not in ("ingest", "forecast"):
+        read_snapshot(workspace.raw)  # DVC would say that a source is missing, and not how to get it
     if name == "ingest":
         from gatecast.steps import ingest
 
@@ -126,9 +129,6 @@ def _run_step(name: str, workspace: Workspace, config: Config) -> dict[str, Any]
             raise GateRefused(f"{config.promote.model_name} is not promoted: {decision.reason}")
         return decision.as_dict()
     else:
-        from gatecast.market.store import read_snapshot
-
-        read_snapshot(workspace.raw)  # DVC would say that a source is missing, and not how to get it
         pipeline.reproduce(workspace, name, alone=False, say=say)
     return {"status": "done"}
 

@@ -45,6 +45,17 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_values(cls, values: object) -> object:
+        """No key is a matter of yes or no, and pydantic would take `true` for 1."""
+        for key, value in values.items() if isinstance(values, dict) else ():
+            if any(isinstance(each, bool) for each in (value if isinstance(value, list) else [value])):
+                raise ValueError(
+                    f"{key} is {str(value).lower()}, and no key of the configuration is a matter of yes or no"
+                )
+        return values
+
 
 class IngestConfig(Section):
     """Which candles, from where."""
@@ -262,7 +273,7 @@ def _first_line(error: ValidationError) -> str:
     first: Any = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in first["loc"])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    message = first["msg"].removeprefix("Value error, ")
+    message = first["msg"].removeprefix("Value error, ").replace("tuple", "list")  # YAML has lists
     if first["type"] == "extra_forbidden":
         return f"{key} is not a key of the configuration{_known_keys(first['loc'])}{more}"
     if first["type"] == "missing":

@@ -161,7 +161,7 @@ def _translated(exchange: str) -> Iterator[None]:
             raise DataError(f"{exchange} refuses to serve this address (region blocked?): {_reason(error)}") from None
         raise NetworkFault(f"{exchange} is not available: {_reason(error)}") from None
     except (ccxt.OperationFailed, ccxt.BadResponse) as error:  # the first is the parent of all that may pass
-        raise NetworkFault(f"{exchange} did not answer rightly: {type(error).__name__}: {_reason(error)}") from None
+        raise NetworkFault(f"{exchange} gave no usable answer: {type(error).__name__}: {_reason(error)}") from None
     except ccxt.BaseError as error:
         raise DataError(f"{exchange} refuses: {type(error).__name__}: {_reason(error)}") from None
 

@@ -1,11 +1,13 @@
 """The MLflow UI and the Prefect UI, served on loopback until they are interrupted."""
 
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
@@ -24,19 +26,16 @@ def serve_uis(workspace: Workspace, mlflow_port: int, prefect_port: int, say: Ca
     Raises:
         GatecastError: One of them ended by itself, as it does when its port is taken, or did not come up.
     """
-    tracking = [
-        "--backend-store-uri", os.environ["MLFLOW_TRACKING_URI"],
-        "--default-artifact-root", (workspace.state / "artifacts").as_uri(),
-    ]  # fmt: skip
+    artifacts = ["--default-artifact-root", (workspace.state / "artifacts").as_uri()]
     commands = {
-        "mlflow": ["mlflow", "server", *tracking, "--host", _HOST, "--port", str(mlflow_port), "--workers", "1"],
+        "mlflow": ["mlflow", "server", *artifacts, "--host", _HOST, "--port", str(mlflow_port), "--workers", "1"],
         "prefect": ["prefect", "server", "start", "--host", _HOST, "--port", str(prefect_port)],
     }
     ports = {"mlflow": mlflow_port, "prefect": prefect_port}
     logs = {name: workspace.state / f"ui-{name}.log" for name in commands}
     for name, variable in (("mlflow", "MLFLOW_TRACKING_URI"), ("prefect", "PREFECT_API_URL")):
         if os.environ.get(variable, "").startswith("http"):  # a server of the user's own
-            say(f"ui: {name:<8} {os.environ[variable]} ({variable})")
+            say(f"ui: {name:<8} {re.sub('//[^/@]*@', '//', os.environ[variable])} ({variable})")
             del commands[name], ports[name]
     if not commands:
         return
@@ -61,7 +60,12 @@ def _children(
         for name, command in commands.items():
             with logs[name].open("wb") as log:
                 children[name] = subprocess.Popen(
-                    [sys.executable, "-m", *command], cwd=folder, stdout=log, stderr=subprocess.STDOUT
+                    [sys.executable, "-m", "flows.ui", str(os.getpid()), *command],
+                    cwd=folder,
+                    # an address may carry a password, which a command line would show
+                    env={**os.environ, "MLFLOW_BACKEND_STORE_URI": os.environ["MLFLOW_TRACKING_URI"]},
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
                 )
         yield children
     finally:
@@ -87,3 +91,23 @@ def _await_answer(name: str, child: subprocess.Popen[bytes], port: int, log: Pat
         except (OSError, HTTPException):
             time.sleep(_POLL_S)
     raise GatecastError(f"the {name} UI did not answer on port {port} within {_START_LIMIT_S} s; see {log}")
+
+
+def _run_with_parent(parent: int, command: list[str]) -> None:
+    """Run a server until it ends, is told to, or the parent is gone, whatever killed it; its workers end with it."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    server = subprocess.Popen([sys.executable, "-m", *command], start_new_session=True)
+    try:
+        while server.poll() is None and os.getppid() == parent:
+            time.sleep(_POLL_S)
+    finally:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(server.pid, number)
+            with suppress(subprocess.TimeoutExpired):
+                server.wait(timeout=_END_LIMIT_S / 2)
+    sys.exit(server.returncode)
+
+
+if __name__ == "__main__":
+    _run_with_parent(int(sys.argv[1]), sys.argv[2:])

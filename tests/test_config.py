@@ -27,6 +27,8 @@ def shipped() -> dict[str, Any]:
         ("model", "horizons", [24, 1], ("model.horizons", "ascending")),
         ("promote", "horizons", [5], ("promote.horizons names [5]", "model.horizons")),
         ("split", "fold_bars", 100, ("split", "both set or both null")),
+        ("evaluate", "baselines", ["naive"], ("evaluate", "lacks ewma", "has to beat")),
+        ("ingest", "timeframe", "1w", ("ingest.timeframe = '1w'", "s, m, h or d")),
         ("evaluate", "n_folds", 3, ("evaluate.n_folds = 3", "4")),
         ("clean", "outlier_deviations", float("nan"), ("clean.outlier_deviations = nan", "finite")),
     ],

@@ -295,6 +295,15 @@ def test_lock_file_that_a_kill_cut_short_does_not_stop_a_run(workspace: Workspac
     assert reproduce(workspace) is pipeline.Outcome.RAN
 
 
+def test_status_during_a_run_says_so_instead_of_failing(workspace: Workspace, parent: subprocess.Popen[bytes]) -> None:
+    order(workspace, "hang")
+    stage_and_dvc(workspace)
+    assert pipeline.up_to_date(workspace) is None
+    parent.send_signal(signal.SIGTERM)
+    parent.wait(30)
+    assert pipeline.up_to_date(workspace) == {"first": False, "second": False}
+
+
 def test_run_waits_for_a_live_dvc_that_holds_its_paths(workspace: Workspace) -> None:
     holder = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1)", "dvc", "repro"])
     hold_rwlock(workspace, entry(workspace, holder.pid))

@@ -1,6 +1,7 @@
 """The command line: `gatecast <step>`, `gatecast run` and what helps to look at the results."""
 
 import json
+import os
 import signal
 import sys
 import webbrowser
@@ -13,8 +14,9 @@ from typing import Any
 import click
 from rich.console import Console
 
+import gatecast
 from gatecast.config import Config
-from gatecast.errors import GatecastError, GateRefused
+from gatecast.errors import ConfigurationError, GatecastError, GateRefused
 from gatecast.params import configure as write_configuration
 from gatecast.params import read_config
 from gatecast.workspace import Workspace, find_workspace, raise_if_full, set_environment
@@ -31,6 +33,7 @@ STEPS = {
     "forecast": "Forecast from the newest closed candle with the champion.",
 }
 _INTERRUPTED = 130
+_OWN_CODE_VARIABLE = "GATECAST_OWN_CODE"
 
 
 def say(line: str) -> None:
@@ -81,6 +84,7 @@ def _workspace(
 ) -> Iterator[tuple[Workspace, Config]]:
     """The workspace with its configuration as the options want it; held for this process unless it only looks."""
     workspace = find_workspace(project)
+    _run_its_own_code(workspace)
     set_environment(workspace)
     with workspace.lock("workspace", say) if alone or profile or settings else nullcontext():
         for key, (old, new) in write_configuration(workspace, profile, settings).items():
@@ -92,6 +96,18 @@ def _workspace(
         except Exception:  # of a library; there is one cause that it is not its business to name
             raise_if_full(workspace.root)
             raise
+
+
+def _run_its_own_code(workspace: Workspace) -> None:
+    """Start again with the code of the workspace where another clone's is installed: results name its commit."""
+    own = workspace.root / "src"
+    if Path(gatecast.__file__).resolve().is_relative_to(own.resolve()):
+        return
+    if os.environ.get(_OWN_CODE_VARIABLE) == str(own):
+        raise ConfigurationError(f"the code below {own} cannot be imported: is {workspace.root} a clone of gatecast?")
+    path = os.pathsep.join([str(own), str(workspace.root), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path, _OWN_CODE_VARIABLE: str(own)}
+    os.execve(sys.executable, [sys.executable, "-m", "gatecast.cli", *sys.argv[1:]], environment)
 
 
 def _step_command(name: str, description: str) -> click.Command:
@@ -225,13 +241,14 @@ def ui(
     prefect_port: int,
 ) -> None:
     """Serve the MLflow UI and the Prefect UI on this machine until Ctrl-C."""
+    with _workspace(project, profile, settings, alone=False) as (workspace, _):
+        pass  # the configuration is written, and the workspace free for runs
     from flows.ui import serve_uis
 
-    with _workspace(project, profile, settings, alone=False) as (workspace, _):
-        if as_json:
-            addresses = {"mlflow": f"http://127.0.0.1:{mlflow_port}", "prefect": f"http://127.0.0.1:{prefect_port}"}
-            click.echo(json.dumps(addresses))
-        serve_uis(workspace, mlflow_port, prefect_port, say)
+    if as_json:
+        addresses = {"mlflow": f"http://127.0.0.1:{mlflow_port}", "prefect": f"http://127.0.0.1:{prefect_port}"}
+        click.echo(json.dumps(addresses))
+    serve_uis(workspace, mlflow_port, prefect_port, say)
 
 
 def main() -> None:

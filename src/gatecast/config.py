@@ -27,10 +27,13 @@ def _ascending(values: tuple[int, ...]) -> tuple[int, ...]:
 
 def _timeframe(value: str) -> str:
     count, unit = value[:-1], value[-1:]
-    if not (count.isascii() and count.isdigit() and int(count) > 0 and unit in "smhdw"):
-        raise ValueError("a timeframe is a count with a unit of s, m, h, d or w, such as 1h")
+    if not (count.isascii() and count.isdigit() and int(count) > 0 and unit in "smhd"):
+        raise ValueError("a timeframe is a count with a unit of s, m, h or d, such as 1h")
     return value
 
+
+MIN_FOLDS = 4  # fewer say little about how a model does in another market phase
+REQUIRED_BASELINES = ("naive", "ewma")
 
 Instant = Annotated[datetime, BeforeValidator(_instant)]
 Bars = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -70,7 +73,7 @@ class IngestConfig(Section):
         min_length=1, description="ccxt symbols, such as BTC/USDT"
     )
     timeframe: Annotated[str, AfterValidator(_timeframe)] = Field(
-        description="length of a candle: a count with a unit of s, m, h, d or w"
+        description="length of a candle: a count with a unit of s, m, h or d"
     )
     start: Instant | None = Field(description="open time of the first candle, UTC; null: the earliest there is")
     end: Instant | None = Field(
@@ -211,10 +214,16 @@ class EvaluateConfig(Section):
     """The walk-forward evaluation."""
 
     n_folds: int = Field(
-        ge=4, le=1000, description="folds into which the evaluation period is cut when split is resolved"
+        ge=MIN_FOLDS, le=1000, description="folds into which the evaluation period is cut when split is resolved"
     )
-    baselines: tuple[Literal["naive", "ewma"], ...] = Field(min_length=1, description="baselines, fixed before the run")
-    alpha: float = Field(gt=0, lt=0.5, description="level of the one-sided Diebold-Mariano tests")
+    baselines: tuple[Literal["naive", "ewma"], ...] = Field(description="baselines, fixed before the run")
+    alpha: float = Field(gt=0, le=0.1, description="level of the one-sided Diebold-Mariano tests")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if absent := set(REQUIRED_BASELINES) - set(self.baselines):
+            raise ValueError(f"baselines lacks {', '.join(sorted(absent))}, which every model has to beat")
+        return self
 
 
 class PromoteConfig(Section):

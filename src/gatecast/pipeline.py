@@ -97,8 +97,10 @@ def fingerprint(workspace: Workspace, stage: str) -> str:
     return hashlib.sha256(json.dumps(outputs).encode()).hexdigest()
 
 
-def up_to_date(workspace: Workspace) -> dict[str, bool]:
+def up_to_date(workspace: Workspace) -> dict[str, bool] | None:
     """For each stage, in topological order, whether `dvc repro` would skip it and all that it stands on.
+
+    None while another process is at work on them: DVC does not tell then.
 
     Raises:
         GatecastError: DVC could not tell; the message is its reason.
@@ -112,7 +114,10 @@ def up_to_date(workspace: Workspace) -> dict[str, bool]:
         check=False,
     )
     if answer.returncode != 0:
-        raise GatecastError(f"DVC could not tell its status: {Ended(1, answer.stderr.splitlines()).error}")
+        ended = Ended(answer.returncode, answer.stderr.splitlines())
+        if ended.lock_busy:
+            return None
+        raise GatecastError(f"DVC could not tell its status: {ended.error}")
     changed = json.loads(answer.stdout)
     current: dict[str, bool] = {}
     for stage, upstream in _upstream(workspace).items():

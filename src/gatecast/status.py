@@ -1,7 +1,6 @@
 """Where a workspace stands: candles, stages, champion, last forecast."""
 
 import json
-import os
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,24 +10,23 @@ from rich.table import Table
 from rich.text import Text
 
 from gatecast.config import Config
-from gatecast.forecasts.columns import ISSUED_AT, MARKET, MODEL_VERSION
-from gatecast.forecasts.ledger import latest_forecast, ledger_url
+from gatecast.database import database_url
+from gatecast.forecasts.columns import ISSUED_AT, MARKET, MODEL_NAME, MODEL_VERSION
+from gatecast.forecasts.ledger import latest_forecast
 from gatecast.market.candles import TS, Market, iso, timeframe_ms
 from gatecast.market.sources import markets_of
 from gatecast.market.store import read_candles
 from gatecast.pipeline import stages, up_to_date
 from gatecast.registry.models import champion
-from gatecast.workspace import DATABASE_VARIABLE, Workspace
+from gatecast.workspace import Workspace
 
 
 def read_status(workspace: Workspace, config: Config) -> dict[str, Any]:
     """Plain data: markets, stages, champion and forecasts."""
-    frozen = (workspace.root / "data" / "raw.dvc").is_file()
-    current_stages = up_to_date(workspace) if frozen else dict.fromkeys(stages(workspace), False)
     current = champion(config.promote.model_name)
     return {
         "markets": [_market(workspace, market) for market in markets_of(config.ingest)],
-        "stages": {stage: "up to date" if done else "outdated" for stage, done in current_stages.items()},
+        "stages": _stages(workspace),
         "champion": {"name": config.promote.model_name, "version": current.version, "run_id": current.run_id}
         if current
         else None,
@@ -43,15 +41,27 @@ def render_status(status: dict[str, Any]) -> RenderableType:
     for market in status["markets"]:
         cells = ("n_candles", "first", "closed_at", "n_missing", "age_bars")
         markets.add_row(market["market"], *("-" if market[cell] is None else str(market[cell]) for cell in cells))
-    outdated = [stage for stage, state in status["stages"].items() if state != "up to date"]
-    stages_line = (
-        f"outdated: {', '.join(outdated)}; `gatecast run` brings them up to date" if outdated else "up to date"
-    )
+    by_state: dict[str, list[str]] = {}
+    for stage, state in status["stages"].items():
+        by_state.setdefault(state, []).append(stage)
+    stages_line = "; ".join(f"{', '.join(names)} {state}" for state, names in by_state.items())
     found = status["champion"]
     champion_line = f"{found['name']} version {found['version']}, run {found['run_id']}" if found else "none yet"
-    issued = [f"{row['market']} at {row['issued_at']} by version {row['model_version']}" for row in status["forecasts"]]
+    issued = [
+        f"{row['market']} at {row['issued_at']} by {row['model_name']} version {row['model_version']}"
+        for row in status["forecasts"]
+    ]
     lines = f"Stages     {stages_line}\nChampion   {champion_line}\nForecasts  {'; '.join(issued) or 'none yet'}"
     return Group(markets, Text(f"\n{lines}"))
+
+
+def _stages(workspace: Workspace) -> dict[str, str]:
+    if not (workspace.root / "data" / "raw.dvc").is_file():
+        return dict.fromkeys(stages(workspace), "outdated")
+    current = up_to_date(workspace)
+    if current is None:
+        return dict.fromkeys(stages(workspace), "in the hands of a run that is under way")
+    return {stage: "up to date" if done else "outdated" for stage, done in current.items()}
 
 
 def _market(workspace: Workspace, market: Market) -> dict[str, Any]:
@@ -80,10 +90,13 @@ def _market(workspace: Workspace, market: Market) -> dict[str, Any]:
 
 
 def _forecasts(workspace: Workspace) -> list[dict[str, Any]]:
-    url = ledger_url(workspace.state, os.environ.get(DATABASE_VARIABLE))
-    rows = latest_forecast(url)
+    rows = latest_forecast(database_url(workspace.state, "forecasts.db"))
     if rows.is_empty():
         return []
-    newest = rows.select(MARKET, pl.col(ISSUED_AT).dt.to_string("%Y-%m-%dT%H:%MZ"), MODEL_VERSION).unique().sort(MARKET)
+    newest = (
+        rows.select(MARKET, pl.col(ISSUED_AT).dt.to_string("%Y-%m-%dT%H:%MZ"), MODEL_NAME, MODEL_VERSION)
+        .unique()
+        .sort(MARKET)
+    )
     found: list[dict[str, Any]] = json.loads(newest.write_json())
     return found

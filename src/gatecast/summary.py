@@ -11,6 +11,7 @@ from rich.text import Text
 from ruamel.yaml import YAML
 
 from gatecast.evaluation.statistics import p_words
+from gatecast.model.predictions import LSTM
 from gatecast.workspace import Workspace
 
 
@@ -68,7 +69,7 @@ def _skill(metrics: dict[str, Any]) -> Table:
     table = Table(
         title=f"Pinball loss out of sample, {n_folds} folds (log return; lower is better)", title_justify="left"
     )
-    models = ["lstm", *(name for name in metrics["models"] if name != "lstm")]
+    models = [LSTM, *(name for name in metrics["models"] if name != LSTM)]
     for heading in ("bars ahead", *models, "skill", "against", "p"):
         table.add_column(heading, justify="left" if heading in ("bars ahead", "against") else "right")
     for horizon in metrics["skill"]:

@@ -6,9 +6,9 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from filelock import FileLock, Timeout
 from gatecast.errors import ConfigurationError, GatecastError
 
 RELAYED_VARIABLE = "GATECAST_RELAYED"  # set where a caller shows the line of a failed stage itself
-DATABASE_VARIABLE = "GATECAST_DATABASE_URL"  # Optuna storage and forecast ledger
 _FULL_BYTES = 2**20  # so little free counts as none
 
 
@@ -195,11 +194,9 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         GatecastError: The disk is full or not writable; what stood at `path` is as before.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
@@ -213,7 +210,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         raise_if_full(path.parent)
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: object) -> None:

@@ -53,6 +53,13 @@ def test_the_template_names_the_file_and_a_packed_one_reads_the_same(tmp_path: P
     assert read(tmp_path, "x.parquet").equals(CANDLES)
 
 
+def test_blank_lines_at_the_end_are_no_sign_of_a_cut(tmp_path: Path) -> None:
+    write_csv(tmp_path / "x.csv", MS)
+    with (tmp_path / "x.csv").open("a") as file:
+        file.write("\n \n")
+    assert len(read(tmp_path)) == len(CANDLES)
+
+
 def test_bad_values_pass_through_untouched_and_in_order(tmp_path: Path) -> None:
     lines = ["ts,open,high,low,close,volume", "2024-01-02T00:00Z,1,nan,-1,inf,", "2024-01-01T00:00Z,1,1,1,1,1"]
     (tmp_path / "x.csv").write_text("\n".join([*lines, lines[2]]))

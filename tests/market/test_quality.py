@@ -10,7 +10,7 @@ from gatecast.config import CleanConfig, Config, ValidateConfig
 from gatecast.errors import GateRefused
 from gatecast.market.candles import TS
 from gatecast.market.cleaning import clean_market
-from gatecast.market.gate import require_validated
+from gatecast.market.gate import require_believable, require_validated
 from gatecast.market.quality import Finding, check_candles, report
 from gatecast.market.sample import read_sample
 from gatecast.steps import validate
@@ -123,6 +123,19 @@ def test_the_stage_writes_equal_bytes_and_refuses_with_status_3_and_the_reason(
     assert json.loads(path.read_text())["success"] is False
     with pytest.raises(GateRefused, match="failed validation"):
         require_validated(path, workspace.clean)
+
+
+def test_candles_that_came_after_validation_are_held_against_its_limits(limits: ValidateConfig) -> None:
+    good, _ = cleaned(random_candles(400))
+    require_believable(good, MARKET, limits)
+    slipped = good.with_columns(
+        close=pl.when(pl.int_range(pl.len()) == 399).then(pl.col("close") * 10).otherwise("close")
+    )
+    with pytest.raises(GateRefused, match=r"moves by \+2\.\d+ in log at 2024-01-17T15:00Z.*max_abs_log_return"):
+        require_believable(slipped, MARKET, limits)
+    holes, _ = cleaned(random_candles(400).filter(pl.int_range(pl.len()) % 10 != 5))
+    with pytest.raises(GateRefused, match=r"10\.0% of its last 400 bars are missing.*max_missing_share"):
+        require_believable(holes, MARKET, limits)
 
 
 def test_other_candles_than_those_validated_are_refused(workspace: Workspace) -> None:

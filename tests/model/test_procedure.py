@@ -46,7 +46,9 @@ def model(rows: pl.DataFrame, small: Config) -> FittedModel:
 
 
 def card(small: Config) -> ModelCard:
-    return ModelCard("binance", ("BTC/USDT",), "1h", "2024-01-01T00:00Z", "2024-02-01T00:00Z", small.features)
+    return ModelCard(
+        "binance", ("BTC/USDT",), "1h", "2024-01-01T00:00Z", {"BTC/USDT": "2024-02-01T00:00Z"}, small.features
+    )
 
 
 def test_the_same_rows_and_seed_give_the_same_weights(model: FittedModel, rows: pl.DataFrame, small: Config) -> None:
@@ -83,7 +85,7 @@ def test_a_live_forecast_equals_what_the_evaluation_computes_for_that_bar(
 def test_no_forecast_is_issued_from_a_bar_whose_future_the_model_was_trained_on(
     model: FittedModel, small: Config
 ) -> None:
-    fitted_later = replace(card(small), train_end="2024-02-07T12:00Z")  # bar 900 closes then
+    fitted_later = replace(card(small), train_ends={"BTC/USDT": "2024-02-07T12:00Z"})  # bar 900 closes then
     candles = RAW.with_columns(symbol=pl.lit("BTC/USDT"))
     assert not issue_forecast(model, fitted_later, candles).is_empty()
     with pytest.raises(DataError, match=r"closed at 2024-02-07T11:00Z.*would know its answer"):

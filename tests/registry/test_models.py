@@ -45,7 +45,10 @@ def folder(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     small = config.model.model_copy(update={"stride": 32, "burn_in": 16, "n_seeds": 1})
     model = fit_model(rows, Hyperparameters(4, 0.01, 0.0, 0.01), 2, small)
     save_model(
-        path, model, ModelCard("binance", ("BTC/USDT",), "1h", "2024-01-01T00:00Z", "2024-01-26T00:00Z", spans), {}
+        path,
+        model,
+        ModelCard("binance", ("BTC/USDT",), "1h", "2024-01-01T00:00Z", {"BTC/USDT": "2024-01-26T00:00Z"}, spans),
+        {},
     )
     return path
 
@@ -58,8 +61,8 @@ def test_no_champion_is_a_state_and_not_an_error() -> None:
 def test_the_champion_takes_candles_and_gives_quantiles_without_a_pickle(folder: Path) -> None:
     digest = file_sha256(folder / "manifest.json")
     with mlflow.start_run() as run:
-        registered = register("tests", folder, digest, run.info.run_id, {"market": "m"})
-        again = register("tests", folder, digest, run.info.run_id, {})
+        registered = register("tests", folder, digest, run.info.run_id, "m")
+        again = register("tests", folder, digest, run.info.run_id, "m")
     assert again == registered
     assert registered.version == 1
     assert champion("tests") is None

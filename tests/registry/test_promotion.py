@@ -1,15 +1,28 @@
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
 
-from gatecast.registry.promotion import baseline_checks, champion_checks, proof_checks
+from gatecast.config import Config
+from gatecast.registry.models import Registered
+from gatecast.registry.promotion import baseline_checks, champion_checks, evaluation_checks, proof_checks
+from gatecast.steps.promote import _against
+from gatecast.workspace import Workspace
 from tests.evaluation.test_verdict import market, table
 
 
 def metrics(loss: float, p_value: float, beats: bool) -> dict[str, object]:
     models = {name: {"24": {"pinball": value}} for name, value in (("lstm", loss), ("naive", 1.2), ("ewma", 1.0))}
     tests = {"24": {name: {"statistic": 1.0, "p_value": p_value} for name in ("naive", "ewma")}}
-    return {"models": models, "diebold_mariano": tests, "p_value": {"24": p_value}, "beats_baselines": {"24": beats}}
+    folds = [{"fold": number} for number in range(4)]
+    return {
+        "folds": folds,
+        "models": models,
+        "diebold_mariano": tests,
+        "p_value": {"24": p_value},
+        "beats_baselines": {"24": beats},
+    }
 
 
 @pytest.mark.parametrize(
@@ -40,6 +53,22 @@ def test_nothing_passes_without_validation_and_leak_proof(
     assert not all(check.passed for check in proof_checks(validation, leakage))
 
 
+def test_too_few_folds_or_a_missing_baseline_are_refused() -> None:
+    whole = metrics(0.9, 0.01, beats=True)
+    assert all(check.passed for check in evaluation_checks(whole))
+    (folds, _) = evaluation_checks({**whole, "folds": [{"fold": 0}]})
+    assert (folds.passed, folds.detail) == (False, "1 folds were evaluated, at least 4 are needed")
+    (_, baselines) = evaluation_checks({**whole, "models": {"lstm": {}, "naive": {}}})
+    assert (baselines.passed, baselines.detail) == (False, "the evaluation lacks ewma")
+
+
+def test_bars_count_as_shared_only_with_the_same_target() -> None:
+    target, known, _ = market(0, skill=True)
+    (check,) = champion_checks(table("lstm", target, known), table("lstm", target * 4, known), (1,))
+    assert not check.passed
+    assert "no bar" in check.detail
+
+
 def test_a_challenger_that_loses_more_than_the_champion_is_refused_however_little() -> None:
     target, known, _ = market(0, skill=True)
     champion = table("lstm", target, known)
@@ -56,6 +85,14 @@ def test_a_champion_of_another_market_or_horizon_is_not_compared_in_silence() ->
     other = table("lstm", target, known, symbol="ETH/USDT")
     (check,) = champion_checks(table("lstm", target, known), other, (1,))
     assert not check.passed
+    assert "promote.model_name" in check.detail
+
+
+def test_a_champion_of_another_timeframe_refuses_the_challenger(config: Config, tmp_path: Path) -> None:
+    champion = Registered(3, "run", "digest", "binance BTC/USDT 4h")
+    (check,) = _against(champion, Workspace(tmp_path), config)
+    assert not check.passed
+    assert "champion version 3 forecasts binance BTC/USDT 4h, not binance BTC/USDT 1h" in check.detail
     assert "promote.model_name" in check.detail
 
 

@@ -17,12 +17,11 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from gatecast.market.candles import CLOSE, SYMBOL, TS
-from gatecast.model.predictions import FOLD, HORIZON, LEVELS, MODEL, TARGET
+from gatecast.model.predictions import FOLD, HORIZON, LEVELS, LSTM, MODEL, TARGET
 from gatecast.workspace import write_atomically
 
 DASH: Final = "\N{EN DASH}"  # stands for what is not known
-CHALLENGER: Final = "lstm"  # named here again, since importing `walk_forward` loads PyTorch
-MODEL_NAMES: Final = {CHALLENGER: "LSTM", "ewma": "EWMA volatility", "naive": "Random walk"}
+MODEL_NAMES: Final = {LSTM: "LSTM", "ewma": "EWMA volatility", "naive": "Random walk"}
 INK: Final = "#1b1f24"
 MUTED: Final = "#69717d"
 RULE: Final = "#d5d9e0"
@@ -74,7 +73,7 @@ def fold_skill(metrics: Mapping[str, Any], horizon: int) -> list[float]:
     """Skill of the LSTM over the best baseline in each fold, 1 less the ratio of the pinball losses; NaN if unknown."""
     baseline = metrics.get("best_baseline", {}).get(str(horizon), "")
     by_fold = metrics.get("by_fold", {})
-    ours, theirs = (by_fold.get(model, {}).get(str(horizon), []) for model in (CHALLENGER, baseline))
+    ours, theirs = (by_fold.get(model, {}).get(str(horizon), []) for model in (LSTM, baseline))
     pairs = [(finite(a), finite(b)) for a, b in zip(ours, theirs, strict=False)]
     return [1 - a / b if b > 0 else math.nan for a, b in pairs]
 
@@ -155,7 +154,7 @@ def coverage(metrics: Mapping[str, Any], *, narrow: bool = False) -> Figure:
         for axes, nominal, values in zip(panels, _NOMINAL, achieved.T, strict=True):
             axes.axvline(nominal / 100, color=INK, linewidth=0.8, zorder=0)
             for (model, _), place, value in zip(rows, places, values, strict=True):
-                ours = model == CHALLENGER
+                ours = model == LSTM
                 colour = ACCENT if ours else MUTED
                 axes.plot(value, place, "o", color=colour, markerfacecolor=colour if ours else "none", markersize=4.6)
             axes.set_xlim(nominal / 100 - reach, nominal / 100 + reach)
@@ -179,7 +178,7 @@ def interval_history(predictions: pl.DataFrame, *, symbol: str, horizon: int, na
         horizon: Bars ahead.
         narrow: For a telephone's width.
     """
-    of_series = (pl.col(MODEL) == CHALLENGER) & (pl.col(SYMBOL) == symbol) & (pl.col(HORIZON) == horizon)
+    of_series = (pl.col(MODEL) == LSTM) & (pl.col(SYMBOL) == symbol) & (pl.col(HORIZON) == horizon)
     rows = predictions.filter(of_series).unique(TS, keep="last").sort(TS, FOLD).tail(_HISTORY_BARS)
     with mpl.rc_context(_STYLE):
         figure, axes = _canvas(narrow, 2.9)

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 
 from gatecast.evaluation import figures, wording
 from gatecast.evaluation.contents import Forecast, Json, ReportContents, read_contents
-from gatecast.evaluation.figures import CHALLENGER, bars_ahead, finite, fold_skill, model_name, price_text
-from gatecast.model.predictions import HORIZON, MODEL
+from gatecast.evaluation.figures import bars_ahead, finite, fold_skill, model_name, price_text
+from gatecast.model.predictions import HORIZON, LSTM, MODEL
 from gatecast.workspace import Workspace, write_atomically
 
 _THEME: Final = {figures.INK: "ink", figures.MUTED: "muted", figures.RULE: "rule", figures.ACCENT: "accent"}
@@ -53,7 +53,7 @@ def render_report(contents: ReportContents) -> str:
         contents=contents,
         metrics=metrics,
         horizon=wording.headline(metrics),
-        challenger=CHALLENGER,
+        challenger=LSTM,
         decision=wording.decision_line(contents.promotion),
         ours=wording.scores_of(metrics, wording.headline(metrics)),
         scores=[_scores(metrics, horizon) for horizon in metrics["horizons"]],
@@ -91,18 +91,17 @@ def _scores(metrics: Json, horizon: int) -> Json:
         }
         for model, scores in by_model.items()
     ]
-    rows.sort(key=lambda row: (row["model"] != CHALLENGER, finite(row["pinball"])))
+    rows.sort(key=lambda row: (row["model"] != LSTM, finite(row["pinball"])))
     return {"horizon": horizon, "decimals": decimals, "rows": rows}
 
 
 def _skill_over(metrics: Json, rival: str, key: str) -> float | None:
     """1 less the ratio of the LSTM's pinball loss to a rival's, over several markets their geometric mean."""
-    if rival == CHALLENGER:
+    if rival == LSTM:
         return None
     tables = list(metrics.get("by_market", {}).values()) or [metrics["models"]]
     pairs = [
-        tuple(finite(table.get(model, {}).get(key, {}).get("pinball")) for model in (CHALLENGER, rival))
-        for table in tables
+        tuple(finite(table.get(model, {}).get(key, {}).get("pinball")) for model in (LSTM, rival)) for table in tables
     ]
     if not all(ours > 0 and theirs > 0 for ours, theirs in pairs):
         return None
@@ -128,7 +127,7 @@ def _forecast_rows(forecast: Json) -> list[Json]:
 
 def _pictures(contents: ReportContents) -> dict[str, str]:
     metrics, horizon = contents.metrics, wording.headline(contents.metrics)
-    drawn = contents.predictions.filter((pl.col(MODEL) == CHALLENGER) & (pl.col(HORIZON) == horizon))
+    drawn = contents.predictions.filter((pl.col(MODEL) == LSTM) & (pl.col(HORIZON) == horizon))
     drawings: dict[str, tuple[str, Callable[[bool], Figure]]] = {
         "folds": ("Skill by fold", lambda narrow: figures.skill_by_fold(metrics, narrow=narrow)),
         "coverage": ("Achieved coverage", lambda narrow: figures.coverage(metrics, narrow=narrow)),

@@ -9,9 +9,9 @@ import polars as pl
 from gatecast.errors import DataError
 from gatecast.evaluation.metrics import pinball, scores
 from gatecast.evaluation.statistics import TestResult, diebold_mariano, p_words
-from gatecast.evaluation.walk_forward import LSTM, shared_forecasts
+from gatecast.evaluation.walk_forward import shared_forecasts
 from gatecast.market.candles import SYMBOL, TS
-from gatecast.model.predictions import FOLD, HORIZON, MODEL, QUANTILES, TARGET
+from gatecast.model.predictions import FOLD, HORIZON, LSTM, MODEL, QUANTILES, TARGET
 
 _LOSS = "loss"
 
@@ -25,6 +25,8 @@ def with_loss(predictions: pl.DataFrame) -> pl.DataFrame:
 def loss_difference(scored: pl.DataFrame, rival: pl.DataFrame) -> pl.DataFrame:
     """Loss of the rival less loss of the model, averaged over markets at each bar that both forecast, in time order.
 
+    A bar is shared only where both were scored against the same target, to the last bit.
+
     Args:
         scored: Losses of the model at one horizon.
         rival: Losses of the rival at the same horizon.
@@ -32,7 +34,7 @@ def loss_difference(scored: pl.DataFrame, rival: pl.DataFrame) -> pl.DataFrame:
     Returns:
         ts, difference.
     """
-    pairs = scored.join(rival.select(SYMBOL, TS, pl.col(_LOSS).alias("rival")), on=[SYMBOL, TS])
+    pairs = scored.join(rival.select(SYMBOL, TS, TARGET, pl.col(_LOSS).alias("rival")), on=[SYMBOL, TS, TARGET])
     difference = (pl.col("rival") - pl.col(_LOSS)).alias("difference")
     return pairs.sort(TS, SYMBOL).group_by(TS, maintain_order=True).agg(difference.mean())
 

@@ -8,11 +8,9 @@ from gatecast.config import ModelConfig
 from gatecast.evaluation.baselines import BASELINES
 from gatecast.evaluation.splits import Fold
 from gatecast.market.candles import BAR, SYMBOL, TS
-from gatecast.model.predictions import FOLD, HORIZON, MODEL, PREDICTION_KEYS, QUANTILES, TARGET, realised
+from gatecast.model.predictions import FOLD, HORIZON, LSTM, MODEL, PREDICTION_KEYS, QUANTILES, TARGET, realised
 from gatecast.model.procedure import fit_model
 from gatecast.model.training import Hyperparameters
-
-LSTM = "lstm"
 
 
 def evaluate_folds(

@@ -8,10 +8,11 @@ from typing import Final
 import polars as pl
 
 from gatecast.evaluation.contents import Json, ReportContents
-from gatecast.evaluation.figures import CHALLENGER, DASH, bars_ahead, finite, fold_skill, price_text
+from gatecast.evaluation.figures import DASH, bars_ahead, finite, fold_skill, price_text
+from gatecast.model.predictions import LSTM
 
 RANGES: Final = (50, 80, 90)
-_SMALL_P: Final = 0.001
+_SMALL_P: Final = 0.0001
 
 
 def number(value: object, decimals: int = 5) -> str:
@@ -42,7 +43,7 @@ def count(value: object) -> str:
 def p_value(value: object) -> str:
     """A p-value, the smallest ones as a bound."""
     number = finite(value)
-    return DASH if math.isnan(number) else "< 0.001" if number < _SMALL_P else f"{number:.3f}"
+    return DASH if math.isnan(number) else "< 0.0001" if number < _SMALL_P else f"{number:.4f}"
 
 
 def when(value: str | None) -> str:
@@ -78,7 +79,7 @@ def headline(metrics: Json) -> int:
 
 def scores_of(metrics: Json, horizon: int) -> Json:
     """The challenger's figures at a horizon; empty if it has none."""
-    scores: Json = metrics["models"].get(CHALLENGER, {}).get(str(horizon), {})
+    scores: Json = metrics["models"].get(LSTM, {}).get(str(horizon), {})
     return scores
 
 

@@ -8,5 +8,6 @@ TARGET_AT = "target_at"
 LEVEL = "level"
 LOG_RETURN = "log_return"
 PRICE = "price"
+MODEL_NAME = "model_name"
 MODEL_VERSION = "model_version"
 FORECAST_COLUMNS = (MARKET, ISSUED_AT, HORIZON, TARGET_AT, LEVEL, LOG_RETURN, PRICE)

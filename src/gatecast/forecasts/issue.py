@@ -32,14 +32,14 @@ def issue_forecast(model: FittedModel, card: ModelCard, candles: pl.DataFrame) -
             model was trained on.
     """
     length = timeframe_ms(card.timeframe)
-    needed = history_bars(look_back(card.spans), model.stride, model.burn_in)
+    needed = bars_needed(model, card)
     tables = []
     for symbol in card.symbols:
         own = candles.filter(pl.col(SYMBOL) == symbol).drop(SYMBOL)
         if own.is_empty():
             raise DataError(f"no candle of {symbol} to forecast from; the model forecasts {', '.join(card.symbols)}")
         market = Market(card.exchange, symbol, card.timeframe)
-        newest = own.sort(TS).tail(needed)
+        newest = own.sort(TS, maintain_order=True).tail(needed)
         rows = build_features(
             clean_grid(newest, market, newest[TS][-1] + timedelta(milliseconds=length))[0], card.spans
         )
@@ -47,13 +47,18 @@ def issue_forecast(model: FittedModel, card: ModelCard, candles: pl.DataFrame) -
         if forecast.is_empty():
             raise DataError(f"{len(newest)} candles of {market} are too few to forecast from: {needed} are needed")
         tables.append(_as_rows(forecast.filter(pl.col(TS) == forecast[TS].max()), market, length))
-        issued_at, train_end = tables[-1][ISSUED_AT][0], datetime.fromisoformat(card.train_end)
+        issued_at, train_end = tables[-1][ISSUED_AT][0], datetime.fromisoformat(card.train_ends[symbol])
         if issued_at < train_end:
             raise DataError(
                 f"the newest usable candle of {market} closed at {iso(issued_at)}, but the model has been trained on"
                 f" what came after it, up to {iso(train_end)}: a forecast from there would know its answer"
             )
     return pl.concat(tables)
+
+
+def bars_needed(model: FittedModel, card: ModelCard) -> int:
+    """Candles of a market from which a forecast equals, to rounding, the one from its whole history."""
+    return history_bars(look_back(card.spans), model.stride, model.burn_in)
 
 
 def _as_rows(newest: pl.DataFrame, market: Market, length: int) -> pl.DataFrame:

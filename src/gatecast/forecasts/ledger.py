@@ -1,14 +1,16 @@
 """The forecast ledger: every quantile ever issued, written once, read by whoever trades or watches."""
 
-from pathlib import Path
+from typing import Any
 
 import polars as pl
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gatecast.errors import ConfigurationError, GatecastError
-from gatecast.forecasts.columns import ISSUED_AT, LEVEL, LOG_RETURN, MARKET, MODEL_VERSION, PRICE, TARGET_AT
+from gatecast.forecasts.columns import ISSUED_AT, LEVEL, LOG_RETURN, MARKET, MODEL_NAME, MODEL_VERSION, PRICE, TARGET_AT
 from gatecast.model.predictions import HORIZON
+
+_ISSUE = (MARKET, ISSUED_AT, MODEL_NAME, MODEL_VERSION)
 
 _METADATA = sa.MetaData()
 _FORECASTS = sa.Table(
@@ -18,6 +20,7 @@ _FORECASTS = sa.Table(
     sa.Column(ISSUED_AT, sa.DateTime(timezone=True), primary_key=True),
     sa.Column(HORIZON, sa.Integer, primary_key=True),
     sa.Column(LEVEL, sa.Float, primary_key=True),
+    sa.Column(MODEL_NAME, sa.String, primary_key=True),
     sa.Column(MODEL_VERSION, sa.String, primary_key=True),
     sa.Column(TARGET_AT, sa.DateTime(timezone=True), nullable=False),
     sa.Column(LOG_RETURN, sa.Float, nullable=False),
@@ -25,20 +28,15 @@ _FORECASTS = sa.Table(
 )
 
 
-def ledger_url(state: Path, database_url: str | None) -> str:
-    """Where the ledger lives: the database that the environment names, or SQLite in the state folder."""
-    return database_url or f"sqlite:///{state / 'forecasts.db'}"
-
-
-def append_forecast(url: str, forecast: pl.DataFrame) -> int:
+def append_forecast(url: str, forecast: pl.DataFrame) -> tuple[int, pl.DataFrame]:
     """Write a forecast in one transaction; what has been issued before is not touched.
 
     Args:
         url: Database address.
-        forecast: market, issued_at, horizon, target_at, level, log_return, price, model_version.
+        forecast: market, issued_at, horizon, target_at, level, log_return, price, model_name, model_version.
 
     Returns:
-        Rows that were new.
+        How many rows were new, and the forecast as the ledger has it: the first that was issued counts.
 
     Raises:
         ConfigurationError: A database that the ledger cannot use.
@@ -51,11 +49,27 @@ def append_forecast(url: str, forecast: pl.DataFrame) -> int:
             _METADATA.create_all(connection)
             before = connection.scalar(sa.select(sa.func.count()).select_from(_FORECASTS)) or 0
             connection.execute(statement, forecast.to_dicts())
-            return (connection.scalar(sa.select(sa.func.count()).select_from(_FORECASTS)) or 0) - before
+            n_new = (connection.scalar(sa.select(sa.func.count()).select_from(_FORECASTS)) or 0) - before
+            same = [sa.and_(*(_FORECASTS.c[name] == row[name] for name in _ISSUE)) for row in _issues(forecast)]
+            rows = connection.execute(sa.select(_FORECASTS).where(sa.or_(*same))).mappings().all()
+            kept = pl.DataFrame([dict(row) for row in rows]).sort(MARKET, HORIZON, LEVEL)
+            return n_new, kept.with_columns(_as_utc(kept, name) for name in (ISSUED_AT, TARGET_AT))
     except sa.exc.SQLAlchemyError as error:
         raise GatecastError(f"the forecast ledger could not be written: {str(error).splitlines()[0]}") from error
     finally:
         engine.dispose()
+
+
+def _issues(forecast: pl.DataFrame) -> list[dict[str, Any]]:
+    return forecast.select(_ISSUE).unique(maintain_order=True).to_dicts()
+
+
+def _as_utc(rows: pl.DataFrame, name: str) -> pl.Expr:
+    """SQLite hands back stamps without their zone, which is UTC."""
+    kind, stamps = rows.schema[name], pl.col(name)
+    if isinstance(kind, pl.Datetime) and kind.time_zone is None:
+        stamps = stamps.dt.replace_time_zone("UTC")
+    return stamps.dt.convert_time_zone("UTC").dt.cast_time_unit("ms")
 
 
 def _insert_new(dialect: str) -> sa.Insert:
@@ -67,7 +81,11 @@ def _insert_new(dialect: str) -> sa.Insert:
 
 
 def latest_forecast(url: str) -> pl.DataFrame:
-    """The rows of the most recently issued forecast of every market; empty if there is none."""
+    """The rows of the most recently issued forecast of every market; empty if there is none.
+
+    Raises:
+        GatecastError: The database failed.
+    """
     engine = sa.create_engine(url)
     try:
         if not sa.inspect(engine).has_table(_FORECASTS.name):
@@ -78,5 +96,7 @@ def latest_forecast(url: str) -> pl.DataFrame:
         with engine.connect() as connection:
             rows = connection.execute(sa.select(_FORECASTS).join(newest_at, same)).mappings().all()
         return pl.DataFrame([dict(row) for row in rows])
+    except sa.exc.SQLAlchemyError as error:
+        raise GatecastError(f"the forecast ledger could not be read: {str(error).splitlines()[0]}") from error
     finally:
         engine.dispose()

@@ -29,7 +29,12 @@ VALUES: Final = (*PRICES, VOLUME)
 TS_TYPE: Final = pl.Datetime("ms", "UTC")
 CANDLE_SCHEMA: Final = pl.Schema({TS: TS_TYPE, **{name: pl.Float64() for name in VALUES}})
 
-_UNIT_MS: Final = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
+_UNIT_MS: Final = {
+    "s": 1_000,
+    "m": 60_000,
+    "h": 3_600_000,
+    "d": 86_400_000,
+}  # weeks begin on Mondays, the epoch on a Thursday
 
 
 @dataclass(frozen=True, order=True)
@@ -63,11 +68,11 @@ def timeframe_ms(timeframe: str) -> int:
     """Length of a timeframe such as `5m`, `1h` or `1d`, in milliseconds.
 
     Raises:
-        ConfigurationError: Not a whole positive number followed by one of s, m, h, d, w.
+        ConfigurationError: Not a whole positive number followed by one of s, m, h, d.
     """
     count, unit = timeframe[:-1], timeframe[-1:]
     if not (count.isascii() and count.isdigit()) or int(count) == 0 or unit not in _UNIT_MS:
-        raise ConfigurationError(f"timeframe {timeframe!r} is not a count with a unit of s, m, h, d or w, such as 1h")
+        raise ConfigurationError(f"timeframe {timeframe!r} is not a count with a unit of s, m, h or d, such as 1h")
     return int(count) * _UNIT_MS[unit]
 
 

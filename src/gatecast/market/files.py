@@ -67,6 +67,7 @@ def _fill(template: str, market: Market) -> str:
 
 def _read_csv(path: Path) -> pl.DataFrame:
     text = pl.read_csv(path, infer_schema=False)  # everything as text, so that a bad cell is found with its row
+    text = text.filter(~pl.all_horizontal(pl.all().str.strip_chars().fill_null("") == ""))  # blank lines
     if (n_cells := _last_line(path).count(",") + 1) < len(text.columns):
         raise DataError(
             f"{path} ends in the middle of a line, after {n_cells} of {len(text.columns)} cells: it has been cut short,"
@@ -81,7 +82,7 @@ def _read_csv(path: Path) -> pl.DataFrame:
 
 def _last_line(path: Path) -> str:
     with gzip.open(path, "rt") if path.name.endswith(".gz") else path.open() as file:
-        last = deque(file, maxlen=1)
+        last = deque((line for line in file if line.strip()), maxlen=1)
     return last[0] if last else ""
 
 

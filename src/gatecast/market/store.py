@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -112,15 +112,6 @@ def read_candles(
     return candles if end is None else candles.filter(pl.col(TS) < end)
 
 
-def last_ts(root: Path, market: Market) -> datetime | None:
-    """Open time of the newest stored candle; None if there is none."""
-    months = _months(root, market)
-    if not months:
-        return None
-    newest: datetime = read_month(months[-1])[TS].max()  # type: ignore[assignment]  # polars types every aggregate as Any literal
-    return newest
-
-
 def freeze(target: Path, snapshot: Snapshot, candles: Mapping[Market, pl.DataFrame]) -> None:
     """Write the candles of a run, so that DVC has them by hash.
 
@@ -155,11 +146,6 @@ def read_snapshot(folder: Path) -> Snapshot:
         ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder / _SNAPSHOT} is damaged ({error}): run `gatecast ingest`") from error
-
-
-def stored_markets(root: Path) -> Iterable[Path]:
-    """Folders of all markets in the store."""
-    return sorted(root.glob("exchange=*/symbol=*/timeframe=*"))
 
 
 def _months(root: Path, market: Market) -> list[Path]:

@@ -31,7 +31,7 @@ class ModelCard:
         symbols: Markets of the fit.
         timeframe: Length of a bar.
         train_start: Open time of the first train bar, ISO 8601.
-        train_end: Instant at which the last train target was known, ISO 8601.
+        train_ends: Instant at which the last train target of each market was known, ISO 8601, by symbol.
         spans: Spans of the features.
     """
 
@@ -39,7 +39,7 @@ class ModelCard:
     symbols: tuple[str, ...]
     timeframe: str
     train_start: str
-    train_end: str
+    train_ends: dict[str, str]
     spans: FeaturesConfig
 
 

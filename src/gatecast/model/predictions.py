@@ -13,6 +13,7 @@ from gatecast.market.candles import SYMBOL, TS
 LEVELS: Final = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 HORIZON: Final = "horizon"
 MODEL: Final = "model"
+LSTM: Final = "lstm"  # ours, among the models of the table
 FOLD: Final = "fold"
 TARGET: Final = "target"
 QUANTILES: Final = tuple(f"q{level:g}" for level in LEVELS)

@@ -38,7 +38,6 @@ class Panel:
         known: Where a target is known and can be scaled, (T, H), 1.0 or 0.0.
         scale: Volatility of each bar times the square root of each horizon, in log return, 0 where unknown, (T, H).
         rows: Row of the frame behind each bar, -1 in the padding, (T,).
-        symbol: The market's symbol.
     """
 
     inputs: Tensor

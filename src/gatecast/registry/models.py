@@ -1,7 +1,6 @@
 """The only place that talks to MLflow's model registry."""
 
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
 CHAMPION = "champion"
 _DIGEST = "gatecast.model_sha256"
+_MARKET = "market"
 _CODE = Path(__file__).with_name("champion_model.py")
 
 
@@ -35,11 +35,13 @@ class Registered:
         version: Its number.
         run_id: The MLflow run of the pipeline that made it.
         digest: Hash of its manifest, which names the hash of its weights.
+        market: Exchange, symbols and timeframe, as one text.
     """
 
     version: int
     run_id: str
     digest: str
+    market: str
 
 
 @mlflow_errors()
@@ -54,7 +56,7 @@ def champion(name: str) -> Registered | None:
 
 
 @mlflow_errors()
-def register(name: str, folder: Path, digest: str, run_id: str, tags: Mapping[str, str]) -> Registered:
+def register(name: str, folder: Path, digest: str, run_id: str, market: str) -> Registered:
     """Register a model folder as a version; the same model again is the version that there is.
 
     Args:
@@ -62,7 +64,7 @@ def register(name: str, folder: Path, digest: str, run_id: str, tags: Mapping[st
         folder: Model folder.
         digest: Hash of its manifest.
         run_id: The MLflow run that is open.
-        tags: Further facts for the version.
+        market: Exchange, symbols and timeframe.
     """
     client = MlflowClient()
     for known in client.search_model_versions(f"name = '{name}'"):
@@ -81,7 +83,7 @@ def register(name: str, folder: Path, digest: str, run_id: str, tags: Mapping[st
         client.create_registered_model(name)
     return _registered(
         client.create_model_version(
-            name, logged.model_uri, run_id, tags={_DIGEST: digest, **tags}, model_id=logged.model_id
+            name, logged.model_uri, run_id, tags={_DIGEST: digest, _MARKET: market}, model_id=logged.model_id
         )
     )
 
@@ -116,7 +118,7 @@ def load_champion(name: str) -> "tuple[FittedModel, ModelCard, Registered] | Non
 
 
 def _registered(entry: ModelVersion) -> Registered:
-    return Registered(int(entry.version), entry.run_id or "", entry.tags.get(_DIGEST, ""))
+    return Registered(int(entry.version), entry.run_id or "", entry.tags.get(_DIGEST, ""), entry.tags.get(_MARKET, ""))
 
 
 def _columns(**types: DataType) -> Any:

@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 import polars as pl
 
+from gatecast.config import MIN_FOLDS, REQUIRED_BASELINES
 from gatecast.evaluation.statistics import TestResult, p_words
 from gatecast.evaluation.verdict import compare, loss_difference, with_loss
-from gatecast.evaluation.walk_forward import LSTM
-from gatecast.model.predictions import HORIZON, MODEL, TARGET
+from gatecast.model.predictions import HORIZON, LSTM, MODEL, TARGET
 
 Outcome = Literal["promoted", "already champion", "refused"]
 
@@ -69,6 +69,19 @@ def proof_checks(validation: Mapping[str, Any], leakage: Mapping[str, Any]) -> l
             f"{leakage.get('n_columns', 0)} columns stayed the same at {leakage.get('n_cuts', 0)} cuts"
             if proven
             else "there is no proof that the features do not see the future",
+        ),
+    ]
+
+
+def evaluation_checks(metrics: Mapping[str, Any]) -> list[Check]:
+    """Enough folds, and against the baselines that no configuration can leave out."""
+    n_folds, absent = len(metrics["folds"]), [name for name in REQUIRED_BASELINES if name not in metrics["models"]]
+    return [
+        Check("folds", n_folds >= MIN_FOLDS, f"{n_folds} folds were evaluated, at least {MIN_FOLDS} are needed"),
+        Check(
+            "baselines",
+            not absent,
+            f"the evaluation lacks {', '.join(absent)}" if absent else f"{', '.join(REQUIRED_BASELINES)} were compared",
         ),
     ]
 

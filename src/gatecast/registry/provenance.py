@@ -1,5 +1,6 @@
 """Where a result came from: commit and diff, data and lock hashes, seeds, library versions, hardware."""
 
+import os
 import platform
 import subprocess
 from importlib.metadata import version
@@ -45,13 +46,18 @@ def provenance(workspace: Workspace) -> dict[str, Any]:
 
 
 def uncommitted(workspace: Workspace) -> str:
-    """The difference of the tracked files from the commit, as a patch; empty when there is none."""
-    return _git(workspace, "diff", "HEAD")
+    """What differs from the commit, files that git does not track yet included, as a patch; empty when nothing does."""
+    untracked = _git(workspace, "ls-files", "-o", "--exclude-standard", "-z").split("\0")
+    added = [_git(workspace, "diff", "--no-index", "--", os.devnull, name) for name in filter(None, untracked)]
+    return "".join([_git(workspace, "diff", "HEAD"), *added])
 
 
 def _git(workspace: Workspace, *arguments: str) -> str:
-    answer = subprocess.run(["git", *arguments], cwd=workspace.root, capture_output=True, text=True, check=False)
-    return answer.stdout if answer.returncode == 0 else ""
+    answer = subprocess.run(
+        ["git", *arguments], cwd=workspace.root, capture_output=True, text=True, errors="replace", check=False
+    )
+    differs = arguments[:2] == ("diff", "--no-index") and answer.returncode == 1
+    return answer.stdout if answer.returncode == 0 or differs else ""
 
 
 def _hash(workspace: Workspace, path: str) -> str:

@@ -10,7 +10,7 @@ from gatecast.evaluation.verdict import evaluate_predictions
 from gatecast.evaluation.walk_forward import evaluate_folds
 from gatecast.market.candles import from_ms, iso, timeframe_ms
 from gatecast.market.store import read_snapshot
-from gatecast.model.predictions import LEVELS
+from gatecast.model.predictions import LEVELS, LSTM
 from gatecast.steps.stage import run_stage, say
 from gatecast.tuning.result import read_best
 from gatecast.workspace import Workspace, write_atomically, write_json
@@ -55,7 +55,7 @@ def _skill_by_fold(figures: dict[str, Any]) -> pl.DataFrame:
         {"horizon": int(horizon), "fold": fold, "skill": 1 - lstm / best}
         for horizon, name in figures["best_baseline"].items()
         for fold, (lstm, best) in enumerate(
-            zip(figures["by_fold"]["lstm"][horizon], figures["by_fold"][name][horizon], strict=True)
+            zip(figures["by_fold"][LSTM][horizon], figures["by_fold"][name][horizon], strict=True)
         )
     )
 

@@ -4,7 +4,7 @@ import polars as pl
 
 from gatecast.config import FeaturesConfig, ModelConfig
 from gatecast.evaluation.splits import bars_of
-from gatecast.market.candles import from_ms, iso, timeframe_ms
+from gatecast.market.candles import BAR, SYMBOL, from_ms, iso, timeframe_ms
 from gatecast.market.store import read_snapshot
 from gatecast.model.folder import ModelCard, save_model
 from gatecast.model.procedure import fit_model
@@ -24,13 +24,14 @@ def run(workspace: Workspace, *, spans: FeaturesConfig, model: ModelConfig) -> N
     hyperparameters, n_steps = read_best(workspace.reports / "best.yaml")
     snapshot = read_snapshot(workspace.raw)
     fitted = fit_model(rows, hyperparameters, n_steps, model)
-    span, length = bars_of(rows), timeframe_ms(snapshot.timeframe)
+    length = timeframe_ms(snapshot.timeframe)
+    last_bars = rows.group_by(SYMBOL, maintain_order=True).agg(pl.col(BAR).max())
     card = ModelCard(
         exchange=snapshot.exchange,
         symbols=snapshot.symbols,
         timeframe=snapshot.timeframe,
-        train_start=iso(from_ms(span.start * length)),
-        train_end=iso(from_ms(span.end * length)),
+        train_start=iso(from_ms(bars_of(rows).start * length)),
+        train_ends={symbol: iso(from_ms((bar + 1) * length)) for symbol, bar in last_bars.iter_rows()},
         spans=spans,
     )
     provenance = {
@@ -40,7 +41,7 @@ def run(workspace: Workspace, *, spans: FeaturesConfig, model: ModelConfig) -> N
         "model": model.model_dump(mode="json"),
     }
     save_model(workspace.model, fitted, card, provenance)
-    say(f"fit: {model.n_seeds} network(s), {n_steps} steps, on {card.train_start} to {card.train_end}")
+    say(f"fit: {model.n_seeds} network(s), {n_steps} steps, on {card.train_start} to {max(card.train_ends.values())}")
 
 
 if __name__ == "__main__":

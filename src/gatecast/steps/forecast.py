@@ -1,32 +1,35 @@
 """The step `forecast`: champion and newest closed candles → forecast ledger, reports/forecast.json and fan chart."""
 
-import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
 from gatecast.config import Config
+from gatecast.database import database_url
 from gatecast.errors import DataError, GateRefused
 from gatecast.evaluation.figures import fan_chart, save_png
 from gatecast.evaluation.report import write_report
-from gatecast.forecasts.columns import ISSUED_AT, MARKET, MODEL_VERSION, TARGET_AT
-from gatecast.forecasts.issue import issue_forecast
-from gatecast.forecasts.ledger import append_forecast, ledger_url
-from gatecast.market.candles import CLOSE, SYMBOL, TS, iso, symbol_slug, timeframe_ms
+from gatecast.forecasts.columns import ISSUED_AT, MARKET, MODEL_NAME, MODEL_VERSION, TARGET_AT
+from gatecast.forecasts.issue import bars_needed, issue_forecast
+from gatecast.forecasts.ledger import append_forecast
+from gatecast.market.candles import CLOSE, SYMBOL, TS, Market, iso, symbol_slug, timeframe_ms
+from gatecast.market.cleaning import clean_grid
+from gatecast.market.gate import require_believable
 from gatecast.market.sources import collect
 from gatecast.registry.models import load_champion
-from gatecast.workspace import DATABASE_VARIABLE, Workspace, write_json
+from gatecast.workspace import Workspace, write_json
 
 
 def run(workspace: Workspace, config: Config, say: Callable[[str], None]) -> pl.DataFrame:
     """Forecast from the newest closed candle of every market of the champion.
 
     Returns:
-        The rows issued: market, issued_at, horizon, target_at, level, log_return, price, model_version.
+        The rows issued, as the ledger has them: market, issued_at, horizon, target_at, level, log_return, price,
+        model_name and model_version.
 
     Raises:
-        GateRefused: There is no champion.
+        GateRefused: There is no champion, or the newest candles are not believable.
         DataError: The champion forecasts other markets than those configured.
     """
     name = config.promote.model_name
@@ -40,12 +43,16 @@ def run(workspace: Workspace, config: Config, say: Callable[[str], None]) -> pl.
             f"champion {name} version {registered.version} forecasts {card.exchange} {', '.join(card.symbols)}"
             f" {card.timeframe}, not {wanted[0]} {', '.join(wanted[1])} {wanted[2]}: set promote.model_name"
         )
+    for stale in workspace.reports.glob("forecast*"):
+        stale.unlink()
     by_market = collect(config.ingest, workspace.root, workspace.candles, say)
+    for market, rows in by_market.items():
+        _require_believable(rows.sort(TS, maintain_order=True).tail(bars_needed(model, card)), market, config, say)
     candles = pl.concat(rows.with_columns(pl.lit(m.symbol).alias(SYMBOL)) for m, rows in by_market.items())
-    version = pl.lit(str(registered.version)).alias(MODEL_VERSION)
-    forecast = issue_forecast(model, card, candles).with_columns(version)
-    url = ledger_url(workspace.state, os.environ.get(DATABASE_VARIABLE))
-    n_new = append_forecast(url, forecast)
+    of = {MODEL_NAME: pl.lit(name), MODEL_VERSION: pl.lit(str(registered.version))}
+    n_new, forecast = append_forecast(
+        database_url(workspace.state, "forecasts.db"), issue_forecast(model, card, candles).with_columns(**of)
+    )
     _write_reports(workspace, forecast, candles, config)
     if (workspace.reports / "metrics.json").is_file():
         write_report(workspace)  # the newest forecast is one of its pictures
@@ -58,6 +65,14 @@ def run(workspace: Workspace, config: Config, say: Callable[[str], None]) -> pl.
             f"forecast: the newest candle closed {age_bars} bars ago: this is a replay of the past, not a live forecast"
         )
     return forecast
+
+
+def _require_believable(newest: pl.DataFrame, market: Market, config: Config, say: Callable[[str], None]) -> None:
+    end = newest[TS][-1] + timedelta(milliseconds=timeframe_ms(market.timeframe))
+    grid, _, _ = clean_grid(newest, market, end)
+    require_believable(grid, market, config.validate_)
+    if grid[TS][-1] < newest[TS][-1]:
+        say(f"forecast: {market}: the candle of {iso(newest[TS][-1])} cannot be; the last good one is used")
 
 
 def _write_reports(workspace: Workspace, forecast: pl.DataFrame, candles: pl.DataFrame, config: Config) -> None:

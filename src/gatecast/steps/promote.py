@@ -11,7 +11,14 @@ from gatecast.errors import DataError
 from gatecast.evaluation.report import write_report
 from gatecast.pipeline import fingerprint, stages
 from gatecast.registry.models import Registered, champion, register, set_champion
-from gatecast.registry.promotion import Check, Decision, baseline_checks, champion_checks, proof_checks
+from gatecast.registry.promotion import (
+    Check,
+    Decision,
+    baseline_checks,
+    champion_checks,
+    evaluation_checks,
+    proof_checks,
+)
 from gatecast.tracking import log_outcome, pipeline_run, predictions_of
 from gatecast.workspace import Workspace, file_sha256, write_json
 
@@ -24,6 +31,8 @@ def run(workspace: Workspace, config: Config, say: Callable[[str], None]) -> Dec
     Raises:
         DataError: The stages have not written what the gate judges.
     """
+    for stale in workspace.reports.glob("forecast*"):  # of an earlier run, perhaps of another market
+        stale.unlink()
     reports = {name: _read(workspace, f"{name}.json") for name in ("validation", "leakage", "metrics")}
     with pipeline_run(workspace, config, {s: fingerprint(workspace, s) for s in stages(workspace)}) as run_id:
         decision = _decide(workspace, config, reports, run_id)
@@ -39,6 +48,7 @@ def _decide(workspace: Workspace, config: Config, reports: dict[str, Any], run_i
     current = champion(name)
     checks = [
         *proof_checks(reports["validation"], reports["leakage"]),
+        *evaluation_checks(reports["metrics"]),
         *baseline_checks(reports["metrics"], config.promote.horizons, config.evaluate.alpha),
     ]
     if current and current.digest == digest:
@@ -47,13 +57,20 @@ def _decide(workspace: Workspace, config: Config, reports: dict[str, Any], run_i
         checks += _against(current, workspace, config)
     if not all(check.passed for check in checks):
         return Decision("refused", name, None, current.version if current else None, tuple(checks), run_id)
-    tags = {"market": f"{config.ingest.exchange} {', '.join(config.ingest.symbols)} {config.ingest.timeframe}"}
-    version = register(name, workspace.model, digest, run_id, tags).version
+    version = register(name, workspace.model, digest, run_id, _market(config)).version
     set_champion(name, version)
     return Decision("promoted", name, version, version, tuple(checks), run_id)
 
 
+def _market(config: Config) -> str:
+    return f"{config.ingest.exchange} {', '.join(config.ingest.symbols)} {config.ingest.timeframe}"
+
+
 def _against(current: Registered, workspace: Workspace, config: Config) -> list[Check]:
+    if current.market != _market(config):
+        detail = f"champion version {current.version} forecasts {current.market}, not {_market(config)}"
+        remedy = "set promote.model_name to register this market under its own name"
+        return [Check("same market as the champion", False, f"{detail}: {remedy}")]
     rival = predictions_of(current.run_id)
     if rival is None:
         detail = f"the predictions of champion version {current.version} (run {current.run_id}) cannot be read"

@@ -2,19 +2,19 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 
 import polars as pl
 from ruamel.yaml import YAML
 
 from gatecast.config import ModelConfig, TuneConfig
+from gatecast.database import database_url
 from gatecast.evaluation.splits import bars_of, inner_folds
 from gatecast.model.training import Hyperparameters
 from gatecast.steps.stage import run_stage, say
 from gatecast.tuning.space import InnerScore, inner_scores
-from gatecast.tuning.study import best_of, search, storage_url
-from gatecast.workspace import DATABASE_VARIABLE, Workspace, code_sha256, file_sha256, write_atomically
+from gatecast.tuning.study import best_of, search
+from gatecast.workspace import Workspace, code_sha256, file_sha256, write_atomically
 
 
 def run(workspace: Workspace, *, settings: TuneConfig, model: ModelConfig) -> None:
@@ -29,7 +29,7 @@ def run(workspace: Workspace, *, settings: TuneConfig, model: ModelConfig) -> No
     def score(hyperparameters: Hyperparameters) -> Iterator[InnerScore]:
         return inner_scores(development, folds, hyperparameters, model, settings)
 
-    storage = storage_url(workspace.state, os.environ.get(DATABASE_VARIABLE))
+    storage = database_url(workspace.state, "studies.db")
     trials = search(_study_name(workspace, settings, model), storage, settings, score, say)
     write_atomically(workspace.reports / "trials.csv", trials.write_csv)
     write_atomically(workspace.reports / "best.yaml", lambda path: YAML().dump(best_of(trials), path))

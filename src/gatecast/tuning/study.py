@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import optuna
 import polars as pl
 from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from gatecast.config import TuneConfig
 from gatecast.errors import GatecastError
@@ -18,11 +18,6 @@ from gatecast.tuning.space import InnerScore
 Score = Callable[[Hyperparameters], Iterator[InnerScore]]
 _N_STEPS = "n_steps"
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-
-
-def storage_url(state: Path, database_url: str | None) -> str:
-    """Where studies live: the database that the environment names, or SQLite in the state folder."""
-    return database_url or f"sqlite:///{state / 'studies.db'}"
 
 
 def search(name: str, storage: str, tune: TuneConfig, score: Score, say: Callable[[str], None]) -> pl.DataFrame:
@@ -43,8 +38,17 @@ def search(name: str, storage: str, tune: TuneConfig, score: Score, say: Callabl
         A row a finished trial: number, state, value, the hyperparameters and n_steps, in order.
 
     Raises:
-        GatecastError: Every trial failed.
+        GatecastError: Every trial failed, or the database did.
     """
+    try:
+        return _search(name, storage, tune, score, say)
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        raise GatecastError(
+            f"the database of studies failed: {str(error.__cause__ or error).splitlines()[0]}"
+        ) from error
+
+
+def _search(name: str, storage: str, tune: TuneConfig, score: Score, say: Callable[[str], None]) -> pl.DataFrame:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = _open(name, storage, tune)
     for abandoned in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):

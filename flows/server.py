@@ -21,6 +21,8 @@ from datetime import UTC, datetime
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import IO, Final
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import gatecast
 from gatecast.errors import GatecastError
@@ -49,9 +51,11 @@ def embedded_server(say: Callable[[str], None]) -> Iterator[str]:
     imports its flows inside the block saves that time.
 
     Raises:
-        GatecastError: The server ended at once, or did not answer within 90 s; the message carries its last line.
+        GatecastError: The server ended at once, or did not answer within 90 s; the message carries its last line. Or
+            the user's own does not answer.
     """
     if address := os.environ.get("PREFECT_API_URL"):
+        _require_answer(address)
         yield address
         return
     server = _EmbeddedServer(say)
@@ -61,6 +65,7 @@ def embedded_server(say: Callable[[str], None]) -> Iterator[str]:
 
         if address := settings.PREFECT_API_URL.value():
             server.end()
+            _require_answer(address)
             yield address
             return
         server.wait_until_healthy()
@@ -78,6 +83,18 @@ def embedded_server(say: Callable[[str], None]) -> Iterator[str]:
                 server.settle()
     finally:
         server.end()
+
+
+def _require_answer(address: str) -> None:
+    try:
+        urlopen(f"{address.rstrip('/')}/health", timeout=END_LIMIT_S).close()  # noqa: S310 - the user's own address
+    except HTTPError:
+        pass  # an answer, if only that it wants a key, which Prefect's client has
+    except (OSError, ValueError) as error:
+        raise GatecastError(
+            f"no Prefect server answers at PREFECT_API_URL ({error}): start it, or unset the variable to run with the"
+            " embedded one"
+        ) from None
 
 
 @contextmanager

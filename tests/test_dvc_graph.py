@@ -1,5 +1,7 @@
 """dvc.yaml against the code: a stage names every parameter it is given and every module it runs."""
 
+import hashlib
+import json
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -62,3 +64,21 @@ def test_stage_module_and_command_share_one_word(stage: str) -> None:
 
     assert GRAPH[stage]["cmd"] == f"python -m gatecast.steps.{stage}"
     assert stage in cli.commands
+
+
+def test_the_committed_lock_is_of_this_code() -> None:
+    lock = YAML(typ="safe").load(REPOSITORY / "dvc.lock")
+    deps = {dep["path"]: dep["md5"] for stage in lock["stages"].values() for dep in stage["deps"]}
+    code = {path: md5 for path, md5 in deps.items() if path.startswith("src/")}
+    assert len(code) > 10
+    changed = [path for path, md5 in code.items() if _md5(REPOSITORY / path) != md5]
+    assert changed == [], "dvc.lock is older than the code: `make run`, then commit it"
+
+
+def _md5(path: Path) -> str:
+    """The hash that DVC gives a file, or a folder: that of the list of its files."""
+    if path.is_file():
+        return hashlib.md5(path.read_bytes()).hexdigest()
+    files = sorted(file for file in path.rglob("*.py"))
+    listed = [{"md5": _md5(file), "relpath": file.relative_to(path).as_posix()} for file in files]
+    return hashlib.md5(json.dumps(sorted(listed, key=lambda each: each["relpath"])).encode()).hexdigest() + ".dir"

@@ -1,1 +1,1 @@
-"""gatecast: exchange candles in, a proven, reproducible, monitored probabilistic forecaster out."""
+"""gatecast: exchange candles in, a proven, reproducible probabilistic forecaster out."""

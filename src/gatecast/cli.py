@@ -66,7 +66,7 @@ def _shared_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="gatecast")
 def cli() -> None:
-    """Exchange candles in; a proven, reproducible, monitored probabilistic forecaster out.
+    """Exchange candles in; a proven, reproducible probabilistic forecaster out.
 
     \b
     gatecast run                               the whole chain on the active configuration

@@ -4,8 +4,10 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
@@ -150,7 +152,13 @@ def test_server_that_cannot_start_says_why_in_one_line(tmp_path: Path, monkeypat
 
 
 def test_server_that_the_user_names_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PREFECT_API_URL", "http://prefect.example/api")
-    with embedded_server(print) as address:
-        assert address == "http://prefect.example/api"
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as own:  # answers 501, which is an answer
+        threading.Thread(target=own.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{own.server_port}/api"
+        monkeypatch.setenv("PREFECT_API_URL", url)
+        with embedded_server(print) as address:
+            assert address == url
+        own.shutdown()
+    with pytest.raises(GatecastError, match="no Prefect server answers at PREFECT_API_URL"), embedded_server(print):
+        pass
     assert not any("flows.server" in child.cmdline() for child in psutil.Process().children())

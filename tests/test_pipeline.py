@@ -120,7 +120,7 @@ def hold_rwlock(workspace: Workspace, content: str) -> Path:
 
 
 def entry(workspace: Workspace, pid: int) -> str:
-    holder = {"pid": pid, "cmd": "/opt/dvc/__main__.py repro first"}
+    holder = {"pid": pid, "cmd": "dvc/__main__.py repro first"}
     return json.dumps({"write": {str(workspace.root / "first.txt"): holder}, "read": {}})
 
 

@@ -15,7 +15,7 @@ from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import AnyType
 
 from gatecast.errors import DataError
-from gatecast.registry.server import mlflow_errors
+from gatecast.registry.faults import mlflow_errors
 
 if TYPE_CHECKING:
     from gatecast.model.folder import ModelCard

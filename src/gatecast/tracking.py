@@ -16,8 +16,8 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
 from gatecast.config import Config
-from gatecast.registry.provenance import provenance, uncommitted
 from gatecast.registry.faults import mlflow_errors
+from gatecast.registry.provenance import provenance, uncommitted
 from gatecast.workspace import Workspace, file_sha256, write_json
 
 _VALUE_LENGTH = 500  # MLflow cuts longer parameters

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -39,6 +40,8 @@ def serve_uis(workspace: Workspace, mlflow_port: int, prefect_port: int, say: Ca
             del commands[name], ports[name]
     if not commands:
         return
+    for name, port in ports.items():
+        _require_free(name, port)
     say("ui: starting; this takes some seconds")
     with _children(commands, logs, workspace.root) as children:
         for name, port in ports.items():
@@ -49,6 +52,16 @@ def serve_uis(workspace: Workspace, mlflow_port: int, prefect_port: int, say: Ca
             time.sleep(_POLL_S)
         name = next(name for name, child in children.items() if child.poll() is not None)
         raise GatecastError(f"the {name} UI ended by itself; its last words are in {logs[name]}")
+
+
+def _require_free(name: str, port: int) -> None:
+    try:
+        socket.create_server((_HOST, port)).close()
+    except OSError as error:
+        raise GatecastError(
+            f"port {port} is not free for the {name} UI ({error.strerror}): is another `gatecast ui` running? Otherwise"
+            f" name one with --{name}-port"
+        ) from None
 
 
 @contextmanager

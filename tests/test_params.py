@@ -91,6 +91,8 @@ def test_every_profile_is_valid_and_sample_leads_back_to_the_shipped_values(work
     configure(workspace, profile, [])
     configure(workspace, "sample", [])
     assert read_config(workspace) == original
+    # the document is written as it was: to go somewhere and back leaves no trace
+    assert workspace.params.read_bytes() == (REPOSITORY / "conf" / "params.yaml").read_bytes()
 
 
 def test_a_damaged_file_is_one_line(workspace: Workspace) -> None:

@@ -123,10 +123,10 @@ def _step_command(name: str, description: str) -> click.Command:
 
 def _run_step(name: str, workspace: Workspace, config: Config) -> dict[str, Any]:
     from gatecast import pipeline
-    from gatecast.market.store import read_snapshot
+    from gatecast.market.store import require_snapshot
 
     if name not in ("ingest", "forecast"):
-        read_snapshot(workspace.raw)  # DVC would say that a source is missing, and not how to get it
+        require_snapshot(workspace.raw, config.ingest)  # DVC would work on the candles of another market, or on none
     if name == "ingest":
         from gatecast.steps import ingest
 

@@ -26,14 +26,27 @@ def _ascending(values: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _timeframe(value: str) -> str:
-    count, unit = value[:-1], value[-1:]
-    if not (count.isascii() and count.isdigit() and int(count) > 0 and unit in "smhd"):
-        raise ValueError("a timeframe is a count with a unit of s, m, h or d, such as 1h")
+    timeframe_s(value)
     return value
 
 
 MIN_FOLDS = 4  # fewer say little about how a model does in another market phase
 REQUIRED_BASELINES = ("naive", "ewma")
+
+_UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}  # weeks begin on Mondays, the epoch on a Thursday
+
+
+def timeframe_s(timeframe: str) -> int:
+    """Length of a timeframe such as `5m`, `1h` or `1d`, in seconds.
+
+    Raises:
+        ValueError: Not a whole positive number followed by one of s, m, h, d.
+    """
+    count, unit = timeframe[:-1], timeframe[-1:]
+    if not (count.isascii() and count.isdigit() and int(count) > 0 and unit in _UNIT_S):
+        raise ValueError("a timeframe is a count with a unit of s, m, h or d, such as 1h")
+    return int(count) * _UNIT_S[unit]
+
 
 Instant = Annotated[datetime, BeforeValidator(_instant)]
 Bars = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -69,7 +82,7 @@ class IngestConfig(Section):
     exchange: Name = Field(
         description="ccxt id of the venue; with files or the sample, the name under which candles are kept"
     )
-    symbols: tuple[Annotated[str, Field(pattern=r"^[^\s{}]+$")], ...] = Field(
+    symbols: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9][^\s{}]*$")], ...] = Field(
         min_length=1, description="ccxt symbols, such as BTC/USDT"
     )
     timeframe: Annotated[str, AfterValidator(_timeframe)] = Field(
@@ -92,6 +105,9 @@ class IngestConfig(Section):
             raise ValueError("source: files needs a path template in ingest.files")
         if len(set(self.symbols)) < len(self.symbols):
             raise ValueError("each symbol can be named once")
+        for key, instant in (("start", self.start), ("end", self.end)):
+            if instant and instant.timestamp() % timeframe_s(self.timeframe):
+                raise ValueError(f"{key} {instant.isoformat()} is not the open time of a candle of {self.timeframe}")
         if self.start and self.end and self.start >= self.end:
             raise ValueError(f"start {self.start.isoformat()} is not before end {self.end.isoformat()}")
         return self

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
 from ruamel.yaml.error import YAMLError
 
 from gatecast.config import Config, parse_config
@@ -15,6 +16,7 @@ from gatecast.workspace import Workspace, write_atomically
 _BASE_PROFILE = "sample"  # holds the shipped value of every key that any profile sets
 _MARKET_KEYS = ("source", "exchange", "symbols", "timeframe", "start")  # a change of any of them moves the split
 _EMPTY_SPLIT: Final = {"split": {"development_end": None, "fold_bars": None}}
+_ABSENT: Final = object()
 _YAML_NULL = "tag:yaml.org,2002:null"  # written as a word: an empty value reads like a mistake
 Tree = dict[str, Any]
 
@@ -88,7 +90,10 @@ def _read(path: Path) -> Any:
     except (YAMLError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path} is not YAML: {_one_line(error)}") from None
     if not isinstance(document, Mapping):
-        raise ConfigurationError(f"{path} holds {type(document).__name__}, not sections with keys")
+        raise ConfigurationError(
+            f"{path} holds {type(document).__name__}, not sections with keys:"
+            f" `git checkout {path.parent.name}/{path.name}` brings it back"
+        )
     return document
 
 
@@ -152,7 +157,14 @@ def _update(document: Any, override: Mapping[str, Any]) -> None:
             section = section.setdefault(part, {})  # an unknown key is added here, and refused by the validation
             if not isinstance(section, MutableMapping):
                 raise ConfigurationError(f"{key} is not a key of the configuration: {part} holds a value, not keys")
-        section[last] = value
+        if section.get(last, _ABSENT) != value:  # what is equal keeps the way it was written
+            section[last] = _in_one_line(value) if isinstance(value, list) else value
+
+
+def _in_one_line(values: list[Any]) -> CommentedSeq:
+    sequence = CommentedSeq(values)
+    sequence.fa.set_flow_style()
+    return sequence
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -117,7 +117,9 @@ def up_to_date(workspace: Workspace) -> dict[str, bool] | None:
         ended = Ended(answer.returncode, answer.stderr.splitlines())
         if ended.lock_busy:
             return None
-        raise GatecastError(f"DVC could not tell its status: {ended.error}")
+        raise GatecastError(
+            f"DVC could not tell its status: {ended.error}; `git checkout dvc.lock` brings the lock back"
+        )
     changed = json.loads(answer.stdout)
     current: dict[str, bool] = {}
     for stage, upstream in _upstream(workspace).items():

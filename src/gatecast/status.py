@@ -15,7 +15,7 @@ from gatecast.forecasts.columns import ISSUED_AT, MARKET, MODEL_NAME, MODEL_VERS
 from gatecast.forecasts.ledger import latest_forecast
 from gatecast.market.candles import TS, Market, iso, timeframe_ms
 from gatecast.market.sources import markets_of
-from gatecast.market.store import read_candles
+from gatecast.market.store import read_candles, read_snapshot, snapshot_of
 from gatecast.pipeline import stages, up_to_date
 from gatecast.registry.models import champion
 from gatecast.workspace import Workspace
@@ -23,9 +23,13 @@ from gatecast.workspace import Workspace
 
 def read_status(workspace: Workspace, config: Config) -> dict[str, Any]:
     """Plain data: markets, stages, champion and forecasts."""
+    frozen = read_snapshot(workspace.raw) if workspace.raw.is_dir() else None
+    wanted = frozen and snapshot_of(config.ingest, frozen.end_at)
     current = champion(config.promote.model_name)
     return {
         "markets": [_market(workspace, market) for market in markets_of(config.ingest)],
+        "frozen": str(frozen) if frozen else None,
+        "frozen_is_configured": frozen == wanted,
         "stages": _stages(workspace),
         "champion": {"name": config.promote.model_name, "version": current.version, "run_id": current.run_id}
         if current
@@ -45,6 +49,8 @@ def render_status(status: dict[str, Any]) -> RenderableType:
     for stage, state in status["stages"].items():
         by_state.setdefault(state, []).append(stage)
     stages_line = "; ".join(f"{', '.join(names)} {state}" for state, names in by_state.items())
+    if not status["frozen_is_configured"]:
+        stages_line = f"for {status['frozen']}, which is not what is configured: run `gatecast ingest`"
     found = status["champion"]
     champion_line = f"{found['name']} version {found['version']}, run {found['run_id']}" if found else "none yet"
     issued = [
@@ -96,7 +102,7 @@ def _forecasts(workspace: Workspace) -> list[dict[str, Any]]:
     newest = (
         rows.select(MARKET, pl.col(ISSUED_AT).dt.to_string("%Y-%m-%dT%H:%MZ"), MODEL_NAME, MODEL_VERSION)
         .unique()
-        .sort(MARKET)
+        .sort(MARKET, MODEL_NAME, MODEL_VERSION)
     )
     found: list[dict[str, Any]] = json.loads(newest.write_json())
     return found

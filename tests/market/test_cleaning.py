@@ -92,7 +92,7 @@ def test_a_bad_tick_is_marked_by_what_came_before_it_alone() -> None:
 def test_nothing_left_is_one_line_with_the_reason() -> None:
     raw = random_candles(20).with_columns(close=pl.lit(-1.0))
     with pytest.raises(
-        DataError, match="none of the 20 rows of binance BTC/USDT 1h can be: 20 times, price is not positive"
+        DataError, match="none of the 20 rows of binance BTC/USDT 1h is a candle of it: 20 times price is not positive"
     ):
         clean(raw)
 

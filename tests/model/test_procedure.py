@@ -47,7 +47,12 @@ def model(rows: pl.DataFrame, small: Config) -> FittedModel:
 
 def card(small: Config) -> ModelCard:
     return ModelCard(
-        "binance", ("BTC/USDT",), "1h", "2024-01-01T00:00Z", {"BTC/USDT": "2024-02-01T00:00Z"}, small.features
+        "binance",
+        ("BTC/USDT",),
+        "1h",
+        {"BTC/USDT": "2024-01-01T00:00Z"},
+        {"BTC/USDT": "2024-02-01T00:00Z"},
+        small.features,
     )
 
 
@@ -90,6 +95,12 @@ def test_no_forecast_is_issued_from_a_bar_whose_future_the_model_was_trained_on(
     assert not issue_forecast(model, fitted_later, candles).is_empty()
     with pytest.raises(DataError, match=r"closed at 2024-02-07T11:00Z.*would know its answer"):
         issue_forecast(model, fitted_later, candles[:-1])
+
+
+def test_too_few_candles_are_refused_and_the_first_one_needed_is_named(model: FittedModel, small: Config) -> None:
+    candles = RAW.with_columns(symbol=pl.lit("BTC/USDT"))
+    with pytest.raises(DataError, match=r"50 candles of .* reach back to .*, and the model needs those from"):
+        issue_forecast(model, card(small), candles.tail(50))
 
 
 def test_prices_follow_from_log_returns_and_the_last_close(model: FittedModel, small: Config) -> None:

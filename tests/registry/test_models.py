@@ -47,7 +47,9 @@ def folder(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_model(
         path,
         model,
-        ModelCard("binance", ("BTC/USDT",), "1h", "2024-01-01T00:00Z", {"BTC/USDT": "2024-01-26T00:00Z"}, spans),
+        ModelCard(
+            "binance", ("BTC/USDT",), "1h", {"BTC/USDT": "2024-01-01T00:00Z"}, {"BTC/USDT": "2024-01-26T00:00Z"}, spans
+        ),
         {},
     )
     return path

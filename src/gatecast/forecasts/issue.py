@@ -28,11 +28,11 @@ def issue_forecast(model: FittedModel, card: ModelCard, candles: pl.DataFrame) -
         price (quote units), a row a quantile.
 
     Raises:
-        DataError: No candle of the model's markets, too few to know the volatility, or none that is newer than what the
+        DataError: No candle of the model's markets, too few to forecast from, or none that is newer than what the
             model was trained on.
     """
     length = timeframe_ms(card.timeframe)
-    needed = bars_needed(model, card)
+    candle, needed = timedelta(milliseconds=length), bars_needed(model, card)
     tables = []
     for symbol in card.symbols:
         own = candles.filter(pl.col(SYMBOL) == symbol).drop(SYMBOL)
@@ -40,12 +40,16 @@ def issue_forecast(model: FittedModel, card: ModelCard, candles: pl.DataFrame) -
             raise DataError(f"no candle of {symbol} to forecast from; the model forecasts {', '.join(card.symbols)}")
         market = Market(card.exchange, symbol, card.timeframe)
         newest = own.sort(TS, maintain_order=True).tail(needed)
-        rows = build_features(
-            clean_grid(newest, market, newest[TS][-1] + timedelta(milliseconds=length))[0], card.spans
-        )
+        reach = max(newest[TS][-1] - (needed - 1) * candle, datetime.fromisoformat(card.train_starts[symbol]))
+        if newest[TS][0] > reach:
+            raise DataError(
+                f"{len(newest)} candles of {market} reach back to {iso(newest[TS][0])}, and the model needs those from"
+                f" {iso(reach)} on: a forecast from fewer would not be the one that was evaluated"
+            )
+        rows = build_features(clean_grid(newest, market, newest[TS][-1] + candle)[0], card.spans)
         forecast = model.predict(rows).join(rows.select(SYMBOL, TS, CLOSE), on=[SYMBOL, TS])
         if forecast.is_empty():
-            raise DataError(f"{len(newest)} candles of {market} are too few to forecast from: {needed} are needed")
+            raise DataError(f"no candle of {market} has a known volatility to forecast from")
         tables.append(_as_rows(forecast.filter(pl.col(TS) == forecast[TS].max()), market, length))
         issued_at, train_end = tables[-1][ISSUED_AT][0], datetime.fromisoformat(card.train_ends[symbol])
         if issued_at < train_end:

@@ -55,9 +55,15 @@ def append_forecast(url: str, forecast: pl.DataFrame) -> tuple[int, pl.DataFrame
             kept = pl.DataFrame([dict(row) for row in rows]).sort(MARKET, HORIZON, LEVEL)
             return n_new, kept.with_columns(_as_utc(kept, name) for name in (ISSUED_AT, TARGET_AT))
     except sa.exc.SQLAlchemyError as error:
-        raise GatecastError(f"the forecast ledger could not be written: {str(error).splitlines()[0]}") from error
+        raise GatecastError(_fault(url, "written", error)) from error
     finally:
         engine.dispose()
+
+
+def _fault(url: str, deed: str, error: sa.exc.SQLAlchemyError) -> str:
+    where = sa.make_url(url).render_as_string(hide_password=True)
+    line = f"the forecast ledger {where} could not be {deed}: {str(error).splitlines()[0]}"
+    return f"{line}; move the file away to begin a new one" if "not a database" in line else line
 
 
 def _issues(forecast: pl.DataFrame) -> list[dict[str, Any]]:
@@ -97,6 +103,6 @@ def latest_forecast(url: str) -> pl.DataFrame:
             rows = connection.execute(sa.select(_FORECASTS).join(newest_at, same)).mappings().all()
         return pl.DataFrame([dict(row) for row in rows])
     except sa.exc.SQLAlchemyError as error:
-        raise GatecastError(f"the forecast ledger could not be read: {str(error).splitlines()[0]}") from error
+        raise GatecastError(_fault(url, "read", error)) from error
     finally:
         engine.dispose()

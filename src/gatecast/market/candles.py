@@ -10,6 +10,7 @@ from typing import Final
 
 import polars as pl
 
+from gatecast.config import timeframe_s
 from gatecast.errors import ConfigurationError, DataError
 
 SYMBOL: Final = "symbol"
@@ -28,13 +29,6 @@ PRICES: Final = (OPEN, HIGH, LOW, CLOSE)
 VALUES: Final = (*PRICES, VOLUME)
 TS_TYPE: Final = pl.Datetime("ms", "UTC")
 CANDLE_SCHEMA: Final = pl.Schema({TS: TS_TYPE, **{name: pl.Float64() for name in VALUES}})
-
-_UNIT_MS: Final = {
-    "s": 1_000,
-    "m": 60_000,
-    "h": 3_600_000,
-    "d": 86_400_000,
-}  # weeks begin on Mondays, the epoch on a Thursday
 
 
 @dataclass(frozen=True, order=True)
@@ -70,10 +64,10 @@ def timeframe_ms(timeframe: str) -> int:
     Raises:
         ConfigurationError: Not a whole positive number followed by one of s, m, h, d.
     """
-    count, unit = timeframe[:-1], timeframe[-1:]
-    if not (count.isascii() and count.isdigit()) or int(count) == 0 or unit not in _UNIT_MS:
-        raise ConfigurationError(f"timeframe {timeframe!r} is not a count with a unit of s, m, h or d, such as 1h")
-    return int(count) * _UNIT_MS[unit]
+    try:
+        return 1000 * timeframe_s(timeframe)
+    except ValueError as error:
+        raise ConfigurationError(f"timeframe {timeframe!r}: {error}") from None
 
 
 def floor_ts(instant: datetime, timeframe: str) -> datetime:

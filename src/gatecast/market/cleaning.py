@@ -88,7 +88,7 @@ def clean_grid(raw: pl.DataFrame, market: Market, end: datetime) -> tuple[pl.Dat
     bad = pl.concat([judged.filter(pl.col(REASON).is_not_null()), conflicting.select(judged.columns)])
     quarantine = bad.sort(TS, _ROW).select(pl.lit(market.symbol).alias(SYMBOL), TS, *VALUES, REASON)
     if kept.is_empty():
-        raise DataError(f"none of the {len(raw)} rows of {market} can be: {_most_frequent(quarantine)}")
+        raise DataError(f"none of the {len(raw)} rows of {market} is a candle of it: {_most_frequent(quarantine)}")
     return _grid(kept, market, length), quarantine, len(again) - len(conflicting)
 
 
@@ -159,4 +159,4 @@ def _counts(n_raw: int, candles: pl.DataFrame, quarantine: pl.DataFrame, n_dupli
 
 def _most_frequent(quarantine: pl.DataFrame) -> str:
     reason, count = quarantine[REASON].value_counts(sort=True).row(0)
-    return f"{count} times, {reason}"
+    return f"{count} times {reason}"

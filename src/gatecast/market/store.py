@@ -9,7 +9,8 @@ from pathlib import Path
 
 import polars as pl
 
-from gatecast.errors import DataError
+from gatecast.config import IngestConfig
+from gatecast.errors import ConfigurationError, DataError
 from gatecast.market.candles import CANDLE_SCHEMA, TS, Market, as_candles
 from gatecast.workspace import write_atomically, write_json
 
@@ -26,12 +27,21 @@ class Snapshot:
         symbols: Markets.
         timeframe: Length of a candle.
         end: Close of the last candle of any market, ISO 8601: whatever opens from here on is in the future.
+        source: Where they came from: sample, exchange or files.
+        wanted: The span that was asked for, ISO 8601; null where it was open.
     """
 
     exchange: str
     symbols: tuple[str, ...]
     timeframe: str
     end: str
+    source: str
+    wanted: tuple[str | None, str | None]
+
+    def __str__(self) -> str:
+        start, until = (instant or "open" for instant in self.wanted)
+        markets = f"{self.exchange} {', '.join(self.symbols)} {self.timeframe}"
+        return f"{markets} from source {self.source}, start {start}, end {until}"
 
     def markets(self) -> tuple[Market, ...]:
         """The markets, in the order of the configuration."""
@@ -131,6 +141,33 @@ def freeze(target: Path, snapshot: Snapshot, candles: Mapping[Market, pl.DataFra
     fresh.replace(target)
 
 
+def snapshot_of(config: IngestConfig, end: datetime) -> Snapshot:
+    """What a run with this configuration freezes, when its last candle closes at `end`."""
+    return Snapshot(
+        exchange=config.exchange,
+        symbols=config.symbols,
+        timeframe=config.timeframe,
+        end=end.isoformat(),
+        source=config.source,
+        wanted=(config.start.isoformat() if config.start else None, config.end.isoformat() if config.end else None),
+    )
+
+
+def require_snapshot(folder: Path, config: IngestConfig) -> None:
+    """Make sure that the frozen candles are those that the configuration asks for.
+
+    Raises:
+        DataError: None are frozen.
+        ConfigurationError: Others are.
+    """
+    found = read_snapshot(folder)
+    if found != snapshot_of(config, found.end_at):
+        raise ConfigurationError(
+            f"the frozen candles are {found}, and `ingest` is configured for {snapshot_of(config, found.end_at)}: run"
+            " `gatecast ingest` first"
+        )
+
+
 def read_snapshot(folder: Path) -> Snapshot:
     """What the frozen candles are.
 
@@ -139,7 +176,7 @@ def read_snapshot(folder: Path) -> Snapshot:
     """
     try:
         content = json.loads((folder / _SNAPSHOT).read_text(encoding="utf-8"))
-        return Snapshot(**{**content, "symbols": tuple(content["symbols"])})
+        return Snapshot(**{**content, "symbols": tuple(content["symbols"]), "wanted": tuple(content["wanted"])})
     except FileNotFoundError:
         raise DataError(
             f"{folder} holds no frozen candles: run `gatecast ingest`, or `dvc pull` if they are in a remote"

@@ -30,7 +30,7 @@ class ModelCard:
         exchange: Venue of the candles.
         symbols: Markets of the fit.
         timeframe: Length of a bar.
-        train_start: Open time of the first train bar, ISO 8601.
+        train_starts: Open time of the first train bar of each market, ISO 8601, by symbol.
         train_ends: Instant at which the last train target of each market was known, ISO 8601, by symbol.
         spans: Spans of the features.
     """
@@ -38,7 +38,7 @@ class ModelCard:
     exchange: str
     symbols: tuple[str, ...]
     timeframe: str
-    train_start: str
+    train_starts: dict[str, str]
     train_ends: dict[str, str]
     spans: FeaturesConfig
 

@@ -24,6 +24,9 @@ def mlflow_errors() -> Iterator[None]:
         yield
     except (MlflowException, SQLAlchemyError) as error:
         where = os.environ.get("MLFLOW_TRACKING_URI", "its default place")
-        line = " ".join(f"MLflow at {where} failed: {error}".split())
+        reason = getattr(error, "orig", None) or error
+        line = " ".join(f"MLflow at {where} failed: {reason}".split())
+        if where.startswith("sqlite") and "not a database" in line:
+            line += "; move the file away to start anew without its runs and its champion, or bring back a copy"
         public = re.sub(r"//[^/@\s]*@", "//", line)  # an address may carry a password
         raise GatecastError(public if len(public) <= _MAX_REASON else public[:_MAX_REASON] + "…") from error

@@ -3,7 +3,6 @@
 import polars as pl
 
 from gatecast.config import FeaturesConfig, ModelConfig
-from gatecast.evaluation.splits import bars_of
 from gatecast.market.candles import BAR, SYMBOL, from_ms, iso, timeframe_ms
 from gatecast.market.store import read_snapshot
 from gatecast.model.folder import ModelCard, save_model
@@ -25,13 +24,15 @@ def run(workspace: Workspace, *, spans: FeaturesConfig, model: ModelConfig) -> N
     snapshot = read_snapshot(workspace.raw)
     fitted = fit_model(rows, hyperparameters, n_steps, model)
     length = timeframe_ms(snapshot.timeframe)
-    last_bars = rows.group_by(SYMBOL, maintain_order=True).agg(pl.col(BAR).max())
+    bars = rows.group_by(SYMBOL, maintain_order=True).agg(
+        pl.col(BAR).min().alias("first"), pl.col(BAR).max().alias("last")
+    )
     card = ModelCard(
         exchange=snapshot.exchange,
         symbols=snapshot.symbols,
         timeframe=snapshot.timeframe,
-        train_start=iso(from_ms(bars_of(rows).start * length)),
-        train_ends={symbol: iso(from_ms((bar + 1) * length)) for symbol, bar in last_bars.iter_rows()},
+        train_starts={symbol: iso(from_ms(first * length)) for symbol, first, _ in bars.iter_rows()},
+        train_ends={symbol: iso(from_ms((last + 1) * length)) for symbol, _, last in bars.iter_rows()},
         spans=spans,
     )
     provenance = {
@@ -41,7 +42,8 @@ def run(workspace: Workspace, *, spans: FeaturesConfig, model: ModelConfig) -> N
         "model": model.model_dump(mode="json"),
     }
     save_model(workspace.model, fitted, card, provenance)
-    say(f"fit: {model.n_seeds} network(s), {n_steps} steps, on {card.train_start} to {max(card.train_ends.values())}")
+    first, last = min(card.train_starts.values()), max(card.train_ends.values())
+    say(f"fit: {model.n_seeds} network(s), {n_steps} steps, on {first} to {last}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from gatecast.config import Config
 from gatecast.evaluation.splits import Span, resolve_split
 from gatecast.market.candles import TS, from_ms, iso, timeframe_ms, to_ms
 from gatecast.market.sources import collect
-from gatecast.market.store import Snapshot, freeze
+from gatecast.market.store import freeze, snapshot_of
 from gatecast.params import freeze_split
 from gatecast.workspace import Workspace
 
@@ -32,8 +32,7 @@ def run(workspace: Workspace, config: Config, say: Callable[[str], None]) -> Non
         boundary, fold_bars = resolve_split(span, config.evaluate.n_folds)
         freeze_split(workspace, iso(from_ms(boundary * length)), fold_bars)
         say(f"ingest: split resolved: development ends {iso(from_ms(boundary * length))}, folds of {fold_bars} bars")
-    snapshot = Snapshot(settings.exchange, settings.symbols, settings.timeframe, from_ms(span.end * length).isoformat())
-    freeze(workspace.raw, snapshot, candles)
+    freeze(workspace.raw, snapshot_of(settings, from_ms(span.end * length)), candles)
     pipeline.freeze(workspace, workspace.raw)
     say(
         f"ingest: {sum(map(len, candles.values()))} candles frozen,"

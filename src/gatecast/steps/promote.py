@@ -9,6 +9,7 @@ import polars as pl
 from gatecast.config import Config
 from gatecast.errors import DataError
 from gatecast.evaluation.report import write_report
+from gatecast.market.store import require_snapshot
 from gatecast.pipeline import fingerprint, stages
 from gatecast.registry.models import Registered, champion, register, set_champion
 from gatecast.registry.promotion import (
@@ -30,7 +31,9 @@ def run(workspace: Workspace, config: Config, say: Callable[[str], None]) -> Dec
 
     Raises:
         DataError: The stages have not written what the gate judges.
+        ConfigurationError: What they have written is about other candles than those configured.
     """
+    require_snapshot(workspace.raw, config.ingest)
     for stale in workspace.reports.glob("forecast*"):  # of an earlier run, perhaps of another market
         stale.unlink()
     reports = {name: _read(workspace, f"{name}.json") for name in ("validation", "leakage", "metrics")}

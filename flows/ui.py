@@ -111,7 +111,7 @@ def _run_with_parent(parent: int, command: list[str]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     server = subprocess.Popen([sys.executable, "-m", *command], start_new_session=True)
     try:
-        while server.poll() is None and os.getppid() == parent:
+        while server.poll() is None and os.getppid() == parent:  # polled: Linux alone can have the kernel tell
             time.sleep(_POLL_S)
     finally:
         for number in (signal.SIGTERM, signal.SIGKILL):

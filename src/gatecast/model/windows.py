@@ -45,7 +45,6 @@ class Panel:
     known: Tensor
     scale: Tensor
     rows: Tensor
-    symbol: str
 
 
 def fit_scaler(rows: pl.DataFrame, features: Sequence[str]) -> Scaler:
@@ -72,14 +71,13 @@ def build_panels(
     """
     numbered = rows.with_row_index("_row")
     return tuple(
-        _panel(market, symbol, features, horizons, scaler, stride, burn_in)
-        for (symbol,), market in numbered.partition_by(SYMBOL, as_dict=True, maintain_order=True).items()
+        _panel(market, features, horizons, scaler, stride, burn_in)
+        for market in numbered.partition_by(SYMBOL, maintain_order=True)
     )
 
 
 def _panel(
     market: pl.DataFrame,
-    symbol: str,
     features: Sequence[str],
     horizons: Sequence[int],
     scaler: Scaler,
@@ -105,7 +103,6 @@ def _panel(
         known=_tensor(np.pad(np.isfinite(scaled), pad)),
         scale=_tensor(np.pad(np.nan_to_num(scale), pad)),
         rows=torch.from_numpy(np.pad(market["_row"].to_numpy().astype(np.int64), pad[0], constant_values=-1)),
-        symbol=symbol,
     )
 
 

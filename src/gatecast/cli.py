@@ -123,7 +123,7 @@ def _step_command(name: str, description: str) -> click.Command:
 
 def _run_step(name: str, workspace: Workspace, config: Config) -> dict[str, Any]:
     from gatecast import pipeline
-    from gatecast.market.store import require_snapshot
+    from gatecast.market.snapshot import require_snapshot
 
     if name not in ("ingest", "forecast"):
         require_snapshot(workspace.raw, config.ingest)  # DVC would work on the candles of another market, or on none

@@ -53,6 +53,8 @@ Bars = Annotated[int, Field(ge=1, le=1_000_000)]
 Spans = Annotated[tuple[Bars, ...], Field(min_length=1), AfterValidator(_ascending)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Timeframe = Annotated[str, AfterValidator(_timeframe)]
+Symbol = Annotated[str, Field(pattern=r"^[A-Za-z0-9][^\s{}]*$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 
 
@@ -82,11 +84,19 @@ class IngestConfig(Section):
     exchange: Name = Field(
         description="ccxt id of the venue; with files or the sample, the name under which candles are kept"
     )
-    symbols: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9][^\s{}]*$")], ...] = Field(
-        min_length=1, description="ccxt symbols, such as BTC/USDT"
+    symbols: tuple[Symbol, ...] = Field(min_length=1, description="ccxt symbols, such as BTC/USDT")
+    timeframe: Timeframe = Field(description="length of a candle: a count with a unit of s, m, h or d")
+    more_timeframes: tuple[Timeframe, ...] = Field(
+        description="kept in the store beside `timeframe`, which alone a run works on; from an exchange only"
     )
-    timeframe: Annotated[str, AfterValidator(_timeframe)] = Field(
-        description="length of a candle: a count with a unit of s, m, h or d"
+    calendar: Name | None = Field(
+        description="exchange_calendars code of a venue with closed days, such as XNYS; null: it trades at every hour"
+    )
+    reference_exchange: Name | None = Field(
+        description="a second venue against which validation holds the candles; null: none"
+    )
+    reference_symbols: tuple[Symbol, ...] = Field(
+        description="its symbols, one for each of ingest.symbols in their order; empty: the same symbols"
     )
     start: Instant | None = Field(description="open time of the first candle, UTC; null: the earliest there is")
     end: Instant | None = Field(
@@ -96,6 +106,9 @@ class IngestConfig(Section):
         description="path template with {exchange}, {symbol} (as BTC-USDT) and {timeframe}; needed by source: files"
     )
     page_limit: int = Field(ge=2, le=5000, description="candles asked for in one request to an exchange")
+    n_parallel: int = Field(
+        ge=1, le=256, description="requests under way at once; the venue's rate limit holds whatever their number"
+    )
     timeout_s: float = Field(gt=0, le=600, description="seconds to wait for one answer of an exchange")
     n_retries: int = Field(ge=0, le=20, description="further tries of a request that met a network fault")
 
@@ -105,6 +118,14 @@ class IngestConfig(Section):
             raise ValueError("source: files needs a path template in ingest.files")
         if len(set(self.symbols)) < len(self.symbols):
             raise ValueError("each symbol can be named once")
+        if self.timeframe in self.more_timeframes or len(set(self.more_timeframes)) < len(self.more_timeframes):
+            raise ValueError("each timeframe can be named once, in timeframe or in more_timeframes")
+        if self.calendar and self.timeframe != "1d":
+            raise ValueError(f"calendar {self.calendar} counts days, and the timeframe is {self.timeframe}")
+        if self.reference_exchange == self.exchange:
+            raise ValueError(f"reference_exchange {self.exchange} is the venue that it would be held against")
+        if self.reference_symbols and len(self.reference_symbols) != len(self.symbols):
+            raise ValueError("reference_symbols names another number of symbols than symbols")
         for key, instant in (("start", self.start), ("end", self.end)):
             if instant and instant.timestamp() % timeframe_s(self.timeframe):
                 raise ValueError(f"{key} {instant.isoformat()} is not the open time of a candle of {self.timeframe}")

@@ -14,8 +14,9 @@ from gatecast.database import database_url
 from gatecast.forecasts.columns import ISSUED_AT, MARKET, MODEL_NAME, MODEL_VERSION
 from gatecast.forecasts.ledger import latest_forecast
 from gatecast.market.candles import TS, Market, iso, timeframe_ms
+from gatecast.market.snapshot import read_snapshot, snapshot_of
 from gatecast.market.sources import markets_of
-from gatecast.market.store import read_candles, read_snapshot, snapshot_of
+from gatecast.market.store import read_candles
 from gatecast.pipeline import stages, up_to_date
 from gatecast.registry.models import champion
 from gatecast.workspace import Workspace

@@ -10,15 +10,8 @@ from hypothesis import strategies as st
 from gatecast.config import Config
 from gatecast.errors import ConfigurationError, DataError
 from gatecast.market.candles import TS
-from gatecast.market.store import (
-    Snapshot,
-    freeze,
-    merge_candles,
-    read_candles,
-    read_snapshot,
-    require_snapshot,
-    snapshot_of,
-)
+from gatecast.market.snapshot import Snapshot, freeze, read_snapshot, require_snapshot, snapshot_of
+from gatecast.market.store import merge_candles, read_candles
 from tests.conftest import MARKET, random_candles
 
 CANDLES = random_candles(1600)  # reaches over two month boundaries
@@ -78,7 +71,9 @@ def test_the_span_that_is_asked_for_is_half_open(tmp_path: Path) -> None:
 
 
 def test_frozen_candles_are_byte_identical_and_replace_those_before(tmp_path: Path) -> None:
-    snapshot = Snapshot("binance", ("BTC/USDT",), "1h", "2024-03-07T16:00:00+00:00", "sample", (None, None))
+    snapshot = Snapshot(
+        "binance", ("BTC/USDT",), "1h", None, None, (), "2024-03-07T16:00:00+00:00", "sample", (None, None)
+    )
     freeze(tmp_path / "raw", snapshot, {MARKET: CANDLES})
     first = contents(tmp_path / "raw")
     freeze(tmp_path / "raw", snapshot, {MARKET: CANDLES[:100]})

@@ -1,56 +1,15 @@
 """The candle store: one Parquet file a month under a folder a market. What is on disk is the only state."""
 
-import json
-import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
 import polars as pl
 
-from gatecast.config import IngestConfig
-from gatecast.errors import ConfigurationError, DataError
+from gatecast.errors import DataError
 from gatecast.market.candles import CANDLE_SCHEMA, TS, Market, as_candles
-from gatecast.workspace import write_atomically, write_json
+from gatecast.workspace import write_atomically
 
 _MONTH = "_month"
-_SNAPSHOT = "snapshot.json"
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """The frozen candles of a run: what they are, and the instant at which they end.
-
-    Attributes:
-        exchange: Venue.
-        symbols: Markets.
-        timeframe: Length of a candle.
-        end: Close of the last candle of any market, ISO 8601: whatever opens from here on is in the future.
-        source: Where they came from: sample, exchange or files.
-        wanted: The span that was asked for, ISO 8601; null where it was open.
-    """
-
-    exchange: str
-    symbols: tuple[str, ...]
-    timeframe: str
-    end: str
-    source: str
-    wanted: tuple[str | None, str | None]
-
-    def __str__(self) -> str:
-        start, until = (instant or "open" for instant in self.wanted)
-        markets = f"{self.exchange} {', '.join(self.symbols)} {self.timeframe}"
-        return f"{markets} from source {self.source}, start {start}, end {until}"
-
-    def markets(self) -> tuple[Market, ...]:
-        """The markets, in the order of the configuration."""
-        return tuple(Market(self.exchange, symbol, self.timeframe) for symbol in self.symbols)
-
-    @property
-    def end_at(self) -> datetime:
-        """The end as an instant."""
-        return datetime.fromisoformat(self.end)
 
 
 def merge_candles(root: Path, market: Market, candles: pl.DataFrame) -> int:
@@ -120,69 +79,6 @@ def read_candles(
     if start is not None:
         candles = candles.filter(pl.col(TS) >= start)
     return candles if end is None else candles.filter(pl.col(TS) < end)
-
-
-def freeze(target: Path, snapshot: Snapshot, candles: Mapping[Market, pl.DataFrame]) -> None:
-    """Write the candles of a run, so that DVC has them by hash.
-
-    The target is replaced as a whole. Equal candles give equal bytes.
-
-    Args:
-        target: The folder of frozen candles.
-        snapshot: What is frozen.
-        candles: Candle rows by market.
-    """
-    fresh = target.with_name(f".{target.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    for market, rows in candles.items():
-        merge_candles(fresh, market, rows)
-    write_json(fresh / _SNAPSHOT, asdict(snapshot))
-    shutil.rmtree(target, ignore_errors=True)
-    fresh.replace(target)
-
-
-def snapshot_of(config: IngestConfig, end: datetime) -> Snapshot:
-    """What a run with this configuration freezes, when its last candle closes at `end`."""
-    return Snapshot(
-        exchange=config.exchange,
-        symbols=config.symbols,
-        timeframe=config.timeframe,
-        end=end.isoformat(),
-        source=config.source,
-        wanted=(config.start.isoformat() if config.start else None, config.end.isoformat() if config.end else None),
-    )
-
-
-def require_snapshot(folder: Path, config: IngestConfig) -> None:
-    """Make sure that the frozen candles are those that the configuration asks for.
-
-    Raises:
-        DataError: None are frozen.
-        ConfigurationError: Others are.
-    """
-    found = read_snapshot(folder)
-    if found != snapshot_of(config, found.end_at):
-        raise ConfigurationError(
-            f"the frozen candles are {found}, and `ingest` is configured for {snapshot_of(config, found.end_at)}: run"
-            " `gatecast ingest` first"
-        )
-
-
-def read_snapshot(folder: Path) -> Snapshot:
-    """What the frozen candles are.
-
-    Raises:
-        DataError: `ingest` has not frozen any, or they are damaged.
-    """
-    try:
-        content = json.loads((folder / _SNAPSHOT).read_text(encoding="utf-8"))
-        return Snapshot(**{**content, "symbols": tuple(content["symbols"]), "wanted": tuple(content["wanted"])})
-    except FileNotFoundError:
-        raise DataError(
-            f"{folder} holds no frozen candles: run `gatecast ingest`, or `dvc pull` if they are in a remote"
-        ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder / _SNAPSHOT} is damaged ({error}): run `gatecast ingest`") from error
 
 
 def _months(root: Path, market: Market) -> list[Path]:

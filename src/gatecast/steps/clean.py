@@ -5,7 +5,8 @@ import polars as pl
 from gatecast.config import CleanConfig
 from gatecast.market.candles import SYMBOL, TS
 from gatecast.market.cleaning import clean_market
-from gatecast.market.store import read_candles, read_snapshot
+from gatecast.market.snapshot import read_snapshot
+from gatecast.market.store import read_candles
 from gatecast.steps.stage import run_stage, say
 from gatecast.workspace import Workspace, write_atomically, write_json
 

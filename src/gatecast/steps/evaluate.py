@@ -9,7 +9,7 @@ from gatecast.evaluation.splits import Fold, bar_at, bars_of, walk_forward
 from gatecast.evaluation.verdict import evaluate_predictions
 from gatecast.evaluation.walk_forward import evaluate_folds
 from gatecast.market.candles import from_ms, iso, timeframe_ms
-from gatecast.market.store import read_snapshot
+from gatecast.market.snapshot import read_snapshot
 from gatecast.model.predictions import LEVELS, LSTM
 from gatecast.steps.stage import run_stage, say
 from gatecast.tuning.result import read_best

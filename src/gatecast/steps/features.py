@@ -11,7 +11,7 @@ from gatecast.features.prover import prove
 from gatecast.features.targets import build_targets, known_before, target_name
 from gatecast.market.candles import timeframe_ms
 from gatecast.market.gate import require_validated
-from gatecast.market.store import read_snapshot
+from gatecast.market.snapshot import read_snapshot
 from gatecast.steps.stage import run_stage, say
 from gatecast.workspace import Workspace, write_atomically, write_json
 

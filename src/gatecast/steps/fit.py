@@ -4,7 +4,7 @@ import polars as pl
 
 from gatecast.config import FeaturesConfig, ModelConfig
 from gatecast.market.candles import BAR, SYMBOL, from_ms, iso, timeframe_ms
-from gatecast.market.store import read_snapshot
+from gatecast.market.snapshot import read_snapshot
 from gatecast.model.folder import ModelCard, save_model
 from gatecast.model.procedure import fit_model
 from gatecast.steps.stage import run_stage, say

@@ -8,8 +8,8 @@ from gatecast import pipeline
 from gatecast.config import Config
 from gatecast.evaluation.splits import Span, resolve_split
 from gatecast.market.candles import TS, from_ms, iso, timeframe_ms, to_ms
+from gatecast.market.snapshot import freeze, snapshot_of
 from gatecast.market.sources import collect
-from gatecast.market.store import freeze, snapshot_of
 from gatecast.params import freeze_split
 from gatecast.workspace import Workspace
 

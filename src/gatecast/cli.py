@@ -7,6 +7,7 @@ import sys
 import webbrowser
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from datetime import datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -112,16 +113,31 @@ def _run_its_own_code(workspace: Workspace) -> None:
 
 def _step_command(name: str, description: str) -> click.Command:
     @_shared_options
-    def command(project: Path | None, profile: str | None, settings: tuple[str, ...], as_json: bool) -> None:
+    def command(
+        project: Path | None,
+        profile: str | None,
+        settings: tuple[str, ...],
+        as_json: bool,
+        refetch: tuple[datetime, ...] = (),
+    ) -> None:
         with _workspace(project, profile, settings) as (workspace, config):
-            result = _run_step(name, workspace, config)
+            result = _run_step(name, workspace, config, refetch)
         if as_json:
             click.echo(json.dumps({"step": name, **result}, indent=2))
 
+    if name == "ingest":
+        command = click.option(
+            "--refetch",
+            type=click.DateTime(["%Y-%m-%d"]),
+            multiple=True,
+            metavar="DAY",
+            help="Ask the exchange again for a day (UTC), such as 2021-02-11, whatever is stored of it: what differs is"
+            " kept as a revision, and a hole gets another chance. Can be repeated.",
+        )(command)
     return click.command(name, help=description)(command)
 
 
-def _run_step(name: str, workspace: Workspace, config: Config) -> dict[str, Any]:
+def _run_step(name: str, workspace: Workspace, config: Config, refetch: tuple[datetime, ...]) -> dict[str, Any]:
     from gatecast import pipeline
     from gatecast.market.snapshot import require_snapshot
 
@@ -130,7 +146,7 @@ def _run_step(name: str, workspace: Workspace, config: Config) -> dict[str, Any]
     if name == "ingest":
         from gatecast.steps import ingest
 
-        ingest.run(workspace, config, say)
+        ingest.run(workspace, config, say, refetch)
     elif name == "forecast":
         from gatecast.steps import forecast
 

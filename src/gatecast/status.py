@@ -1,7 +1,6 @@
 """Where a workspace stands: candles, stages, champion, last forecast."""
 
 import json
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import polars as pl
@@ -13,10 +12,10 @@ from gatecast.config import Config
 from gatecast.database import database_url
 from gatecast.forecasts.columns import ISSUED_AT, MARKET, MODEL_NAME, MODEL_VERSION
 from gatecast.forecasts.ledger import latest_forecast
-from gatecast.market.candles import TS, Market, iso, timeframe_ms
+from gatecast.market.coverage import coverage
 from gatecast.market.snapshot import read_snapshot, snapshot_of
-from gatecast.market.sources import markets_of
-from gatecast.market.store import read_candles
+from gatecast.market.sources import kept_markets
+from gatecast.market.store import Store
 from gatecast.pipeline import stages, up_to_date
 from gatecast.registry.models import champion
 from gatecast.workspace import Workspace
@@ -24,11 +23,14 @@ from gatecast.workspace import Workspace
 
 def read_status(workspace: Workspace, config: Config) -> dict[str, Any]:
     """Plain data: markets, stages, champion and forecasts."""
+    store = Store(workspace.candles, workspace.ledger)
     frozen = read_snapshot(workspace.raw) if workspace.raw.is_dir() else None
     wanted = frozen and snapshot_of(config.ingest, frozen.end_at)
     current = champion(config.promote.model_name)
     return {
-        "markets": [_market(workspace, market) for market in markets_of(config.ingest)],
+        "markets": [
+            coverage(store, market, config.ingest.start, config.ingest.end) for market in kept_markets(config.ingest)
+        ],
         "frozen": str(frozen) if frozen else None,
         "frozen_is_configured": frozen == wanted,
         "stages": _stages(workspace),
@@ -41,11 +43,32 @@ def read_status(workspace: Workspace, config: Config) -> dict[str, Any]:
 
 def render_status(status: dict[str, Any]) -> RenderableType:
     """The status as terminal tables."""
-    columns = ("market", "candles", "first", "last closed", "missing", "bars old")
-    markets = Table(*columns, box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for market in status["markets"]:
-        cells = ("n_candles", "first", "closed_at", "n_missing", "age_bars")
-        markets.add_row(market["market"], *("-" if market[cell] is None else str(market[cell]) for cell in cells))
+    return Group(_markets(status["markets"]), Text(f"\n{_results(status)}"))
+
+
+def _markets(markets: list[dict[str, Any]]) -> RenderableType:
+    names = ("market", "candles", "first", "last closed", "covered", "venue's holes", "open holes", "revised", "age")
+    table = Table(*names, box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for market in markets:
+        if not market["n_candles"]:
+            table.add_row(market["market"], "none")
+            continue
+        holes = [f"{holes['n']} ({holes['bars']} bars)" if holes["n"] else "0" for holes in market["holes"].values()]
+        table.add_row(
+            market["market"],
+            str(market["n_candles"]),
+            market["first"],
+            market["closed_at"],
+            f"{market['covered']:.2%}",
+            *holes,
+            str(market["n_revisions"]),
+            f"{market['age_bars']} bars",
+        )
+    reasons = [f"{market['market']}: {reason}" for market in markets for reason in market["open_because"]]
+    return Group(table, *(Text(f"left open by the last fetch: {reason}") for reason in reasons))
+
+
+def _results(status: dict[str, Any]) -> str:
     by_state: dict[str, list[str]] = {}
     for stage, state in status["stages"].items():
         by_state.setdefault(state, []).append(stage)
@@ -58,8 +81,7 @@ def render_status(status: dict[str, Any]) -> RenderableType:
         f"{row['market']} at {row['issued_at']} by {row['model_name']} version {row['model_version']}"
         for row in status["forecasts"]
     ]
-    lines = f"Stages     {stages_line}\nChampion   {champion_line}\nForecasts  {'; '.join(issued) or 'none yet'}"
-    return Group(markets, Text(f"\n{lines}"))
+    return f"Stages     {stages_line}\nChampion   {champion_line}\nForecasts  {'; '.join(issued) or 'none yet'}"
 
 
 def _stages(workspace: Workspace) -> dict[str, str]:
@@ -69,31 +91,6 @@ def _stages(workspace: Workspace) -> dict[str, str]:
     if current is None:
         return dict.fromkeys(stages(workspace), "in the hands of a run that is under way")
     return {stage: "up to date" if done else "outdated" for stage, done in current.items()}
-
-
-def _market(workspace: Workspace, market: Market) -> dict[str, Any]:
-    candles = read_candles(workspace.candles, market)
-    empty = {
-        "market": str(market),
-        "n_candles": 0,
-        "first": None,
-        "closed_at": None,
-        "n_missing": None,
-        "age_bars": None,
-    }
-    if candles.is_empty():
-        return empty
-    length = timedelta(milliseconds=timeframe_ms(market.timeframe))
-    stamps = candles[TS].unique().sort()
-    closed_at = stamps[-1] + length
-    return {
-        "market": str(market),
-        "n_candles": len(candles),
-        "first": iso(stamps[0]),
-        "closed_at": iso(closed_at),
-        "n_missing": (stamps[-1] - stamps[0]) // length + 1 - len(stamps),
-        "age_bars": (datetime.now(UTC) - closed_at) // length,
-    }
 
 
 def _forecasts(workspace: Workspace) -> list[dict[str, Any]]:

@@ -42,6 +42,11 @@ class Workspace:
         return self.root / "data" / "candles"
 
     @property
+    def ledger(self) -> Path:
+        """What is known about the stored candles: gaps and revisions."""
+        return self.root / "data" / "ledger"
+
+    @property
     def raw(self) -> Path:
         """The frozen candles of the run, tracked by DVC."""
         return self.root / "data" / "raw"

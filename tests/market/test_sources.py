@@ -9,8 +9,12 @@ from gatecast.errors import ConfigurationError, DataError
 from gatecast.market.candles import TS, Market
 from gatecast.market.sample import read_sample
 from gatecast.market.sources import collect
-from gatecast.market.store import merge_candles, read_candles
+from gatecast.market.store import Store, merge_candles, read_candles
 from tests.conftest import MARKET, random_candles
+
+
+def store_in(folder: Path) -> Store:
+    return Store(folder / "candles", folder / "ledger")
 
 
 def silent(line: str) -> None:
@@ -39,21 +43,21 @@ def test_a_market_that_the_sample_does_not_hold_is_named() -> None:
 
 
 def test_a_run_on_files_takes_exactly_their_rows_whatever_the_store_holds(tmp_path: Path, files: IngestConfig) -> None:
-    store = tmp_path / "store"
+    store = store_in(tmp_path)
     merge_candles(store, MARKET, random_candles(900, seed=9))
     rows = pl.concat([random_candles(100), random_candles(100)[5:6].with_columns(close=pl.lit(-1.0))])
     write(tmp_path, "BTC-USDT", rows)
     (candles,) = collect(files, tmp_path, store, silent).values()
     assert candles.equals(rows)
-    assert len(read_candles(store, MARKET)) == 901
+    assert len(read_candles(store.candles, MARKET)) == 901
 
 
 def test_nothing_is_stored_when_one_of_several_files_is_bad(tmp_path: Path, files: IngestConfig) -> None:
     write(tmp_path, "BTC-USDT", random_candles(100))
     (tmp_path / "in" / "ETH-USDT.parquet").write_bytes(b"PAR1 but not really")
     with pytest.raises(DataError, match=r"ETH-USDT\.parquet cannot be read"):
-        collect(files.model_copy(update={"symbols": ("BTC/USDT", "ETH/USDT")}), tmp_path, tmp_path / "store", silent)
-    assert read_candles(tmp_path / "store", MARKET).is_empty()
+        collect(files.model_copy(update={"symbols": ("BTC/USDT", "ETH/USDT")}), tmp_path, store_in(tmp_path), silent)
+    assert read_candles(tmp_path / "candles", MARKET).is_empty()
 
 
 def test_candles_that_are_not_closed_yet_are_left_out_and_said_so(tmp_path: Path, files: IngestConfig) -> None:
@@ -61,7 +65,7 @@ def test_candles_that_are_not_closed_yet_are_left_out_and_said_so(tmp_path: Path
     now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
     rows = random_candles(50, start=now - timedelta(hours=45))
     write(tmp_path, "BTC-USDT", rows)
-    (candles,) = collect(files, tmp_path, tmp_path / "store", said.append).values()
+    (candles,) = collect(files, tmp_path, store_in(tmp_path), said.append).values()
     assert candles.equals(rows[:45])
     assert any("5 candles are not closed yet" in line for line in said)
 
@@ -70,8 +74,8 @@ def test_only_the_wanted_span_is_taken_and_an_empty_one_is_named(tmp_path: Path,
     write(tmp_path, "BTC-USDT", random_candles(100))
     start, end = datetime(2024, 1, 2, tzinfo=UTC), datetime(2024, 1, 3, tzinfo=UTC)
     chosen = files.model_copy(update={"start": start, "end": end})
-    (candles,) = collect(chosen, tmp_path, tmp_path / "store", silent).values()
+    (candles,) = collect(chosen, tmp_path, store_in(tmp_path), silent).values()
     assert candles[TS].to_list() == [start + timedelta(hours=h) for h in range(24)]
     late = files.model_copy(update={"start": datetime(2030, 1, 1, tzinfo=UTC)})
     with pytest.raises(DataError, match=r"no closed candle of binance BTC/USDT 1h from 2030-01-01T00:00Z"):
-        collect(late, tmp_path, tmp_path / "store", silent)
+        collect(late, tmp_path, store_in(tmp_path), silent)

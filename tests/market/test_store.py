@@ -1,5 +1,9 @@
+import errno
+import os
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
 
 import polars as pl
@@ -7,14 +11,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gatecast.config import Config
-from gatecast.errors import ConfigurationError, DataError
+from gatecast.errors import DataError, GatecastError
 from gatecast.market.candles import TS
-from gatecast.market.snapshot import Snapshot, freeze, read_snapshot, require_snapshot, snapshot_of
-from gatecast.market.store import merge_candles, read_candles
+from gatecast.market.revisions import read_revisions
+from gatecast.market.store import Merged, Store, merge_candles, read_candles, write_candles
 from tests.conftest import MARKET, random_candles
 
 CANDLES = random_candles(1600)  # reaches over two month boundaries
+
+
+def store_in(folder: Path) -> Store:
+    return Store(folder / "candles", folder / "ledger")
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -29,80 +36,111 @@ def test_batches_in_any_order_and_overlap_give_the_same_store(
     cuts = sorted(data.draw(st.lists(st.integers(0, 1600), min_size=1, max_size=4)))
     bounds = [0, *cuts, 1600]
     batches = [CANDLES[max(low - 30, 0) : high] for low, high in pairwise(bounds) if high > low]
-    one, other = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("other")
+    one, other = (store_in(tmp_path_factory.mktemp(name)) for name in ("one", "other"))
     for batch in batches:
         merge_candles(one, MARKET, batch)
     for batch in data.draw(st.permutations(batches)) + batches[:1]:
         merge_candles(other, MARKET, batch.sample(fraction=1.0, shuffle=True, seed=1))
-    assert contents(one) == contents(other)
-    assert read_candles(one, MARKET).equals(CANDLES)
+    assert contents(one.candles) == contents(other.candles)
+    assert read_candles(one.candles, MARKET).equals(CANDLES)
+    assert read_revisions(one.ledger, MARKET).is_empty()
 
 
-def test_the_newest_value_of_a_candle_counts(tmp_path: Path) -> None:
-    merge_candles(tmp_path, MARKET, CANDLES)
+def test_the_newest_value_of_a_candle_counts_and_both_are_on_record(tmp_path: Path) -> None:
+    store = store_in(tmp_path)
+    merge_candles(store, MARKET, CANDLES)
     revised = CANDLES[10:12].with_columns(close=pl.lit(1.0))
-    assert merge_candles(tmp_path, MARKET, revised) == 0
-    assert read_candles(tmp_path, MARKET)["close"][10:12].to_list() == [1.0, 1.0]
-    assert len(read_candles(tmp_path, MARKET)) == len(CANDLES)
+    assert merge_candles(store, MARKET, revised) == Merged(n_new=0, n_revised=2)
+    assert read_candles(store.candles, MARKET)["close"][10:12].to_list() == [1.0, 1.0]
+    assert len(read_candles(store.candles, MARKET)) == len(CANDLES)
+    on_record = read_revisions(store.ledger, MARKET)
+    assert on_record[TS].to_list() == CANDLES[TS][10:12].to_list()
+    assert on_record["old_close"].to_list() == CANDLES["close"][10:12].to_list()
+    assert on_record["new_close"].to_list() == [1.0, 1.0]
+
+
+def test_a_candle_that_changes_to_and_fro_is_on_record_each_time(tmp_path: Path) -> None:
+    store = store_in(tmp_path)
+    merge_candles(store, MARKET, CANDLES)
+    other = CANDLES[10:11].with_columns(close=pl.lit(1.0))
+    for batch in (other, other, CANDLES[10:11], other):
+        merge_candles(store, MARKET, batch)
+    assert read_revisions(store.ledger, MARKET)["new_close"].to_list() == [1.0, CANDLES["close"][10], 1.0]
+
+
+def test_a_kill_between_ledger_and_store_does_not_record_a_revision_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_in(tmp_path)
+    merge_candles(store, MARKET, CANDLES)
+    revised = CANDLES[10:11].with_columns(close=pl.lit(1.0))
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("gatecast.market.store._write", die)
+        merge_candles(store, MARKET, revised)
+    assert read_candles(store.candles, MARKET).equals(CANDLES)
+    merge_candles(store, MARKET, revised)
+    assert len(read_revisions(store.ledger, MARKET)) == 1
 
 
 def test_rows_of_one_batch_that_share_a_stamp_are_all_kept_for_clean_to_judge(tmp_path: Path) -> None:
+    store = store_in(tmp_path)
     twice = pl.concat([CANDLES[:5], CANDLES[2:3].with_columns(volume=pl.lit(7.0))])
-    merge_candles(tmp_path, MARKET, twice)
-    merge_candles(tmp_path, MARKET, twice)
-    assert len(read_candles(tmp_path, MARKET)) == 6
+    for _ in range(2):
+        merge_candles(store, MARKET, twice)
+    assert len(read_candles(store.candles, MARKET)) == 6
+    assert read_revisions(store.ledger, MARKET).is_empty()
 
 
 def test_a_truncated_file_is_named_and_nothing_is_touched(tmp_path: Path) -> None:
-    merge_candles(tmp_path, MARKET, CANDLES)
-    victim = sorted(tmp_path.rglob("*.parquet"))[1]
+    store = store_in(tmp_path)
+    merge_candles(store, MARKET, CANDLES)
+    victim = sorted(store.candles.rglob("*.parquet"))[1]
     victim.write_bytes(victim.read_bytes()[:100])
     before = contents(tmp_path)
     with pytest.raises(DataError, match=victim.name):
-        merge_candles(tmp_path, MARKET, CANDLES)
+        merge_candles(store, MARKET, CANDLES.with_columns(close=pl.lit(2.0)))
     assert contents(tmp_path) == before
 
 
+def test_a_full_disk_is_named_and_each_month_is_as_before_or_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_in(tmp_path)
+    merge_candles(store, MARKET, CANDLES)
+    revised = CANDLES.with_columns(close=pl.col("close") * 2, high=pl.col("high") * 2)
+    write = pl.DataFrame.write_parquet
+
+    def full(frame: pl.DataFrame, path: Path) -> None:
+        if "2024-02" in path.name:
+            path.write_bytes(b"half a file")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(frame, path)
+
+    with monkeypatch.context() as patch, pytest.raises(GatecastError, match="No space left on device"):
+        patch.setattr(pl.DataFrame, "write_parquet", full)
+        merge_candles(store, MARKET, revised)
+    for month in ("2024-01", "2024-02", "2024-03"):
+        of_month = pl.col(TS).dt.strftime("%Y-%m") == month
+        stored = read_candles(store.candles, MARKET).filter(of_month)
+        assert any(stored.equals(whole.filter(of_month)) for whole in (CANDLES, revised))
+    assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".2")]
+    merge_candles(store, MARKET, revised)
+    assert read_candles(store.candles, MARKET).equals(revised)
+
+
+def test_two_processes_that_merge_into_one_market_lose_nothing(tmp_path: Path) -> None:
+    parts = [CANDLES[start::8] for start in range(8)]  # every part reaches into every month
+    with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
+        list(pool.map(merge_candles, [store_in(tmp_path)] * 8, [MARKET] * 8, parts))
+    assert read_candles(tmp_path / "candles", MARKET).equals(CANDLES)
+
+
 def test_the_span_that_is_asked_for_is_half_open(tmp_path: Path) -> None:
-    merge_candles(tmp_path, MARKET, CANDLES)
+    write_candles(tmp_path, MARKET, CANDLES)
     start, end = datetime(2024, 1, 5, tzinfo=UTC), datetime(2024, 1, 6, tzinfo=UTC)
     stamps = read_candles(tmp_path, MARKET, start, end)[TS]
     assert (stamps[0], len(stamps)) == (start, 24)
-
-
-def test_frozen_candles_are_byte_identical_and_replace_those_before(tmp_path: Path) -> None:
-    snapshot = Snapshot(
-        "binance", ("BTC/USDT",), "1h", None, None, (), "2024-03-07T16:00:00+00:00", "sample", (None, None)
-    )
-    freeze(tmp_path / "raw", snapshot, {MARKET: CANDLES})
-    first = contents(tmp_path / "raw")
-    freeze(tmp_path / "raw", snapshot, {MARKET: CANDLES[:100]})
-    assert len(read_candles(tmp_path / "raw", MARKET)) == 100
-    freeze(tmp_path / "raw", snapshot, {MARKET: CANDLES})
-    assert contents(tmp_path / "raw") == first
-    assert read_snapshot(tmp_path / "raw") == snapshot
-
-
-def test_a_snapshot_that_is_not_there_says_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="gatecast ingest"):
-        read_snapshot(tmp_path)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"symbols": ("ETH/USDT",)},
-        {"exchange": "kraken"},
-        {"timeframe": "4h"},
-        {"source": "exchange"},
-        {"start": datetime(2021, 1, 1, tzinfo=UTC)},
-        {"end": datetime(2023, 1, 1, tzinfo=UTC)},
-    ],
-)
-def test_frozen_candles_that_are_not_those_configured_are_refused(
-    tmp_path: Path, config: Config, change: dict[str, object]
-) -> None:
-    freeze(tmp_path / "raw", snapshot_of(config.ingest, CANDLES[TS][-1]), {MARKET: CANDLES})
-    require_snapshot(tmp_path / "raw", config.ingest)
-    with pytest.raises(ConfigurationError, match="run `gatecast ingest` first"):
-        require_snapshot(tmp_path / "raw", config.ingest.model_copy(update=change))

@@ -3,6 +3,7 @@
 All instants are UTC. A candle's `ts` is its open time; its values are known at `ts + timeframe`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -51,6 +52,20 @@ class Market:
 
     def __str__(self) -> str:
         return f"{self.exchange} {self.symbol} {self.timeframe}"
+
+
+def paired(markets: Sequence[Market], exchange: str | None, symbols: Sequence[str]) -> dict[Market, Market]:
+    """The market of a second venue that each market is held against.
+
+    Args:
+        markets: Markets of a run.
+        exchange: The second venue; None where there is none.
+        symbols: Its symbols, one for each market; empty where they are the same.
+    """
+    if exchange is None:
+        return {}
+    others = symbols or [market.symbol for market in markets]
+    return {market: Market(exchange, symbol, market.timeframe) for market, symbol in zip(markets, others, strict=True)}
 
 
 def symbol_slug(symbol: str) -> str:

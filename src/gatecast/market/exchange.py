@@ -1,184 +1,246 @@
-"""Candles from an exchange: the only place that imports ccxt.
+"""Candles from an exchange, asked for asynchronously: the only place that imports ccxt.
 
 What goes wrong is told apart by ccxt's own classes. Network faults (time-outs, refused connections, rate limits, 5xx)
-and answers that cannot be read are tried again with exponential backoff and jitter, then given up as a `NetworkFault`.
-What the exchange refuses for good (unknown symbol, credentials wanted, blocked region) is an error at once.
+and answers that cannot be right are tried again and then given up as a `NetworkFault`. What the venue refuses for good
+(unknown symbol, bad credentials, blocked region) is an error at once.
 """
 
+import asyncio
+import json
 import os
-import random
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from difflib import get_close_matches
-from typing import Any, Final
+from math import isfinite
+from typing import Any, Final, Self
 
-import ccxt
+import ccxt.async_support as ccxt
 import polars as pl
 
 from gatecast.config import IngestConfig
 from gatecast.errors import ConfigurationError, DataError, NetworkFault
-from gatecast.market.candles import CANDLE_SCHEMA, TS, Market, floor_ts, from_ms, timeframe_ms, to_ms
+from gatecast.market.candles import CANDLE_SCHEMA, TS, TS_TYPE, Market, from_ms, iso
+from gatecast.market.patience import Patience, Sleep, retry_after_s
 
 URL_VARIABLE: Final = (
     "GATECAST_EXCHANGE_URL"  # stands in for every address of the venue: a proxy, or a venue of one's own
 )
-_FIRST_WAIT_S: Final = 0.5
-_LONGEST_WAIT_S: Final = 30.0
+CREDENTIALS: Final = {  # variable of the environment to ccxt's name
+    "GATECAST_EXCHANGE_API_KEY": "apiKey",
+    "GATECAST_EXCHANGE_SECRET": "secret",
+    "GATECAST_EXCHANGE_PASSWORD": "password",
+}
 _MAX_REASON: Final = 200  # characters of an answer that are shown
 
-Sleep = Callable[[float], None]
+_answer: ContextVar[tuple[dict[str, str], str]] = ContextVar("answer")  # headers and text, of the task that asked
 
 
 class Venue:
-    """One exchange, opened for public market data."""
+    """One exchange, opened for its candles; `async with` closes its connections.
 
-    def __init__(self, config: IngestConfig, sleep: Sleep = time.sleep) -> None:
-        """Open a venue by its ccxt id; nothing is asked yet.
+    ccxt's own throttle keeps the rate limit of the venue, whatever the number of requests under way.
+    """
+
+    def __init__(self, exchange: str, config: IngestConfig, sleep: Sleep = asyncio.sleep) -> None:
+        """Open a venue by its ccxt id, inside a running event loop; nothing is asked yet.
 
         Args:
-            config: Venue, page size, time-out and tries.
+            exchange: Its ccxt id.
+            config: Page size, time-out and tries.
             sleep: Waits so many seconds between tries.
 
         Raises:
-            ConfigurationError: ccxt knows no such venue.
+            ConfigurationError: ccxt knows no such venue, or the address that stands in for it is none.
         """
-        if config.exchange not in ccxt.exchanges:
-            near = get_close_matches(config.exchange, ccxt.exchanges, n=3)
-            hint = f"; did you mean {' or '.join(near)}?" if near else ""
-            raise ConfigurationError(f"ingest.exchange = {config.exchange!r} is not a venue that ccxt knows{hint}")
-        self.config = config
-        self._sleep = sleep
-        self._client = getattr(ccxt, config.exchange)(
-            {
-                "enableRateLimit": True,
-                "timeout": int(config.timeout_s * 1000),
-                "enableLastJsonResponse": True,
-                # spot markets are all that candles need: fewer requests, and no credentials
-                "options": {"fetchMarkets": {"types": ["spot"]}, "fetchCurrencies": False},
-            }
+        if exchange not in ccxt.exchanges:
+            hint = _did_you_mean(exchange, ccxt.exchanges)
+            raise ConfigurationError(f"ingest.exchange = {exchange!r} is not a venue that ccxt knows{hint}")
+        self.exchange = exchange
+        self.n_requests = 0
+        self._opening: asyncio.Future[datetime] | None = None
+        self._places = asyncio.Semaphore(config.n_parallel)
+        self._patience = Patience(config.n_retries, sleep)
+        self._credentials = {CREDENTIALS[name]: os.environ[name] for name in CREDENTIALS if os.environ.get(name)}
+        self._client: Any = _client_class(exchange, self._patience)(
+            {**self._credentials, "enableRateLimit": True, "timeout": int(config.timeout_s * 1000)}
         )
+        self._client.options["fetchCurrencies"] = False  # a private request where there are credentials
+        fetched = self._client.options.get("fetchMarkets")
+        contracts = any(":" in symbol for symbol in config.symbols)  # a contract has a colon in its symbol
+        if isinstance(fetched, dict) and "spot" in fetched.get("types", ()) and not contracts:
+            fetched["types"] = ["spot"]  # fewer requests
         if address := os.environ.get(URL_VARIABLE):
             if not address.startswith(("http://", "https://")):
-                raise ConfigurationError(f"{URL_VARIABLE}={address} is not an http address")
+                raise ConfigurationError(f"{URL_VARIABLE}={_without_secrets(address)} is not an http address")
             self._client.urls["api"] = _replaced(self._client.urls["api"], address.rstrip("/"))
+        largest = self._client.feature_value_by_type("spot", None, "fetchOHLCV", "limit")
+        self.page_limit: int = min(config.page_limit, largest or config.page_limit)
 
-    def check(self, market: Market) -> None:
-        """Make sure that the venue has the market.
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.close()
+
+    async def open(self) -> datetime:
+        """Ask for what the venue lists, and for its time; once, whoever calls it.
+
+        Returns:
+            The venue's clock where it tells it, this machine's otherwise.
+
+        Raises:
+            NetworkFault: It did not answer.
+            DataError: It refused.
+        """
+        if self._opening is None:
+            self._opening = asyncio.ensure_future(self._open())
+        return await asyncio.shield(self._opening)
+
+    async def _open(self) -> datetime:
+        await self._ask(self._client.load_markets)
+        if not self._client.has.get("fetchTime"):
+            return datetime.now(UTC)
+        return from_ms(await self._ask(self._client.fetch_time))
+
+    def is_trading(self, market: Market) -> bool:
+        """Whether a market that the venue lists is open for trading; known after `open`.
 
         Raises:
             ConfigurationError: It has no such symbol or timeframe.
-            NetworkFault: It did not answer.
         """
-        symbols = self._ask(self._client.load_markets)
-        if market.symbol not in symbols:
-            near = get_close_matches(market.symbol, symbols, n=3)
-            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        listed = self._client.markets
+        if market.symbol not in listed:
+            hint = _did_you_mean(market.symbol, listed)
             raise ConfigurationError(f"{market.exchange} has no market {market.symbol}{hint}")
         known = self._client.timeframes or {}
         if known and market.timeframe not in known:
             raise ConfigurationError(
                 f"{market.exchange} has no timeframe {market.timeframe}; it has {', '.join(known)}"
             )
+        return listed[market.symbol].get("active") is not False
 
-    def now(self) -> datetime:
-        """The venue's clock where it tells it, this machine's otherwise: it decides which candle is closed."""
-        if not self._client.has.get("fetchTime"):
-            return datetime.now(UTC)
-        return from_ms(self._ask(self._client.fetch_time))
-
-    def pages(self, market: Market, start: datetime | None, end: datetime) -> Iterator[pl.DataFrame]:
-        """Closed candles from `start` on, page after page, oldest first.
-
-        The loop is ours because ccxt's own pagination returns nothing old when no end is given. An empty page is either
-        the end of the history or an outage longer than a page; the next page tells which.
+    async def page(self, market: Market, since: int, before: int, shows: Iterable[int] = ()) -> pl.DataFrame:
+        """One answer: the candles that the venue has from an instant on, the one that is still open included.
 
         Args:
-            market: What to fetch.
-            start: First open time; None for the earliest that the venue has.
-            end: Nothing that opens at or after it is returned.
+            market: What to ask for.
+            since: First open time, milliseconds.
+            before: Instant, milliseconds, from which on no candle can have opened yet.
+            shows: Open times, milliseconds, that a right answer holds, because the candles are known to be there.
 
-        Yields:
-            Candle frames, sorted, each open time once; never empty.
+        Returns:
+            Candle columns, sorted, each open time once; empty where the venue has nothing.
 
         Raises:
-            NetworkFault: The network or the venue failed, all tries included.
+            NetworkFault: The network or the venue failed, or what it answered cannot be right, all tries included.
             DataError: The venue refused.
         """
-        length = timeframe_ms(market.timeframe)
-        since, stop = (to_ms(start) if start else 0), to_ms(end)
-        while since + length <= stop:
-            rows = self._ask(self._candles, market, since)
-            page = _as_page(rows, since, stop, market)
-            if page.is_empty():
-                if since == 0:  # asked for the very beginning, and the venue does not skip to its first candle
-                    raise DataError(
-                        f"{market.exchange} returns no candle of {market.symbol} from 1970 on: set ingest.start"
-                    )
-                since += self.config.page_limit * length
-                continue
-            yield page
-            since = to_ms(page[TS][-1]) + length
 
-    def last_closed_end(self, market: Market) -> datetime:
-        """The instant at which the newest closed candle ended, by the venue's clock."""
-        return floor_ts(self.now(), market.timeframe)
+        async def fetch() -> pl.DataFrame:
+            rows = await self._client.fetch_ohlcv(market.symbol, market.timeframe, since=since, limit=self.page_limit)
+            if not rows and not _is_json(_answer.get()[1]):  # ccxt takes it for a page without candles
+                raise ccxt.BadResponse(f"{market.exchange} answered with something that is not JSON")
+            page = _as_page(rows, since, before)
+            if absent := set(shows) - set(page[TS].dt.epoch("ms")):
+                raise ccxt.BadResponse(f"the answer lacks the candle of {iso(from_ms(min(absent)))}, which exists")
+            return page
 
-    def _candles(self, market: Market, since: int) -> list[list[Any]]:
-        rows: list[list[Any]] = self._client.fetch_ohlcv(
-            market.symbol, market.timeframe, since=since, limit=self.config.page_limit
-        )
-        # ccxt takes a page that is not JSON, cut short or of HTML, for one without candles
-        if not rows and self._client.last_json_response is None:
-            raise ccxt.BadResponse(f"{market.exchange} answered with something that is not JSON")
-        return rows
+        async with self._places:
+            page: pl.DataFrame = await self._ask(fetch)
+        return page
 
-    def _ask(self, question: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        """One request, tried again while the fault may pass."""
-        for n_failed in range(self.config.n_retries + 1):
-            try:
-                with _translated(self.config.exchange):
-                    return question(*arguments, **options)
-            except NetworkFault:
-                if n_failed == self.config.n_retries:
-                    raise
-                wait = min(_FIRST_WAIT_S * 2**n_failed, _LONGEST_WAIT_S)
-                self._sleep(wait * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
-        raise AssertionError("the loop returns or raises")
+    async def _ask(self, question: Callable[[], Awaitable[Any]]) -> Any:
+        async def once() -> Any:
+            _answer.set(({}, ""))
+            self.n_requests += 1
+            with _translated(self.exchange, self._credentials.values()):
+                return await question()
+
+        return await self._patience.ask(once, lambda: retry_after_s(_answer.get()[0].get("retry-after", "")))
+
+
+def _client_class(exchange: str, patience: Patience) -> type:
+    """A client of ccxt that keeps silent when it has to, and each answer for the task that asked."""
+    parent: Any = getattr(ccxt, exchange)
+
+    class Client(parent):  # type: ignore[misc]  # ccxt is not typed
+        async def fetch(self, *arguments: Any, **options: Any) -> Any:
+            await patience.turn()  # ccxt calls this after its throttle, right before a request goes out
+            return await super().fetch(*arguments, **options)
+
+        def on_rest_response(self, *arguments: Any) -> str:
+            text: str = super().on_rest_response(*arguments)
+            headers = arguments[4]
+            _answer.set(({name.lower(): value for name, value in headers.items()}, text))
+            return text
+
+    return Client
 
 
 @contextmanager
-def _translated(exchange: str) -> Iterator[None]:
+def _translated(exchange: str, secrets: Iterable[str]) -> Iterator[None]:
     """Errors of ccxt as ours, one line each, without what a request may have carried."""
+
+    def reason(error: Exception) -> str:
+        words = _without_secrets(" ".join(str(error).split()), secrets)
+        return words if len(words) <= _MAX_REASON else words[:_MAX_REASON] + "…"
+
     try:
         yield
     except ccxt.AuthenticationError as error:
-        raise DataError(f"{exchange} wants credentials, which gatecast does not send: {_reason(error)}") from None
+        named = ", ".join(CREDENTIALS)
+        raise DataError(f"{exchange} wants other credentials than {named} hold: {reason(error)}") from None
     except ccxt.ExchangeNotAvailable as error:
         if any(f" {status} " in str(error) for status in (403, 451)):
-            raise DataError(f"{exchange} refuses to serve this address (region blocked?): {_reason(error)}") from None
-        raise NetworkFault(f"{exchange} is not available: {_reason(error)}") from None
+            raise DataError(f"{exchange} refuses to serve this address (region blocked?): {reason(error)}") from None
+        raise NetworkFault(f"{exchange} is not available: {reason(error)}") from None
     except (ccxt.OperationFailed, ccxt.BadResponse) as error:  # the first is the parent of all that may pass
-        raise NetworkFault(f"{exchange} gave no usable answer: {type(error).__name__}: {_reason(error)}") from None
+        raise NetworkFault(f"{exchange} gave no usable answer: {type(error).__name__}: {reason(error)}") from None
     except ccxt.BaseError as error:
-        raise DataError(f"{exchange} refuses: {type(error).__name__}: {_reason(error)}") from None
+        raise DataError(f"{exchange} refuses: {type(error).__name__}: {reason(error)}") from None
 
 
-def _reason(error: Exception) -> str:
-    words = re.sub(r"\?\S*", "", " ".join(str(error).split()))  # the query of an address is nobody's business
-    return words if len(words) <= _MAX_REASON else words[:_MAX_REASON] + "…"
+def _as_page(rows: list[list[Any]], since: int, before: int) -> pl.DataFrame:
+    """The rows asked for, in order.
+
+    Raises:
+        ccxt.BadResponse: A row that is none, one of the future, or two that contradict each other.
+    """
+    n_cells = len(CANDLE_SCHEMA)
+    for row in rows:
+        if len(row) < n_cells or not all(isinstance(cell, int | float) and isfinite(cell) for cell in row[:n_cells]):
+            raise ccxt.BadResponse(f"the answer holds {row!r}, which is no candle")
+        if row[0] >= before:
+            raise ccxt.BadResponse(f"the answer holds a candle of the future, {row!r}")
+    wanted = [row[:n_cells] for row in rows if row[0] >= since]
+    page = pl.DataFrame(wanted, schema={**CANDLE_SCHEMA, TS: pl.Int64}, orient="row", strict=False).unique().sort(TS)
+    if page[TS].is_duplicated().any():
+        raise ccxt.BadResponse("the answer gives one candle twice, with different values")
+    return page.with_columns(pl.col(TS).cast(TS_TYPE))
 
 
-def _as_page(rows: list[list[Any]], since: int, stop: int, market: Market) -> pl.DataFrame:
-    """The rows asked for that are closed, in order; of several with one open time the last counts."""
-    length = timeframe_ms(market.timeframe)
-    wanted = {int(row[0]): row for row in rows if since <= int(row[0]) and int(row[0]) + length <= stop}
-    ordered = [wanted[ts][: len(CANDLE_SCHEMA)] for ts in sorted(wanted)]
-    page = pl.DataFrame(ordered, schema={**CANDLE_SCHEMA, TS: pl.Int64}, orient="row", strict=False)
-    stamps = pl.col(TS).cast(pl.Datetime("ms")).dt.replace_time_zone("UTC")
-    return page.with_columns(stamps)
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _without_secrets(words: str, secrets: Iterable[str] = ()) -> str:
+    """Without the query and the user of an address, and without what came from the environment."""
+    words = re.sub(r"//[^/\s@]*@", "//", re.sub(r"\?\S*", "", words))
+    for secret in secrets:
+        words = words.replace(secret, "***")
+    return words
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    near = get_close_matches(name, known, n=3)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def _replaced(addresses: Any, address: str) -> Any:

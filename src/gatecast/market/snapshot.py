@@ -11,8 +11,8 @@ import polars as pl
 
 from gatecast.config import IngestConfig
 from gatecast.errors import ConfigurationError, DataError
-from gatecast.market.candles import Market
-from gatecast.market.store import merge_candles
+from gatecast.market.candles import Market, paired
+from gatecast.market.store import write_candles
 from gatecast.workspace import write_json
 
 _SNAPSHOT = "snapshot.json"
@@ -55,11 +55,7 @@ class Snapshot:
 
     def references(self) -> dict[Market, Market]:
         """The market of the second venue that each market is held against; empty where there is none."""
-        if self.reference_exchange is None:
-            return {}
-        symbols = self.reference_symbols or self.symbols
-        others = (Market(self.reference_exchange, symbol, self.timeframe) for symbol in symbols)
-        return dict(zip(self.markets(), others, strict=True))
+        return paired(self.markets(), self.reference_exchange, self.reference_symbols)
 
     @property
     def end_at(self) -> datetime:
@@ -80,7 +76,7 @@ def freeze(target: Path, snapshot: Snapshot, candles: Mapping[Market, pl.DataFra
     fresh = target.with_name(f".{target.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     for market, rows in candles.items():
-        merge_candles(fresh, market, rows)
+        write_candles(fresh, market, rows)
     write_json(fresh / _SNAPSHOT, asdict(snapshot))
     shutil.rmtree(target, ignore_errors=True)
     fresh.replace(target)

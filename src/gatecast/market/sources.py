@@ -1,25 +1,43 @@
 """From the configured source into the candle store, and what of the store a run works on."""
 
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
 
 from gatecast.config import IngestConfig
-from gatecast.errors import DataError
-from gatecast.market.candles import TS, Market, iso, timeframe_ms
-from gatecast.market.store import merge_candles, read_candles
+from gatecast.errors import ConfigurationError, DataError
+from gatecast.market.candles import TS, Market, iso, paired, timeframe_ms, to_ms
+from gatecast.market.gaps import Hole
+from gatecast.market.store import Store, merge_candles, read_candles
 
 Say = Callable[[str], None]
 
 
 def markets_of(config: IngestConfig) -> tuple[Market, ...]:
-    """The configured markets."""
+    """The markets that a run works on."""
     return tuple(Market(config.exchange, symbol, config.timeframe) for symbol in config.symbols)
 
 
-def collect(config: IngestConfig, root: Path, store: Path, say: Say) -> dict[Market, pl.DataFrame]:
+def references_of(config: IngestConfig) -> dict[Market, Market]:
+    """The market of the second venue that each market is held against; empty where none is configured."""
+    return paired(markets_of(config), config.reference_exchange, config.reference_symbols)
+
+
+def kept_markets(config: IngestConfig) -> tuple[Market, ...]:
+    """All markets that the store is to hold: those of a run, their further timeframes, and their references."""
+    more = (
+        Market(config.exchange, symbol, timeframe)
+        for symbol in config.symbols
+        for timeframe in (config.more_timeframes if config.source == "exchange" else ())
+    )
+    return (*markets_of(config), *more, *references_of(config).values())
+
+
+def collect(
+    config: IngestConfig, root: Path, store: Store, say: Say, refetch: Sequence[datetime] = ()
+) -> dict[Market, pl.DataFrame]:
     """Bring every configured market up to date, and return the closed candles between `start` and `end`.
 
     From files and the embedded sample a run takes exactly the rows they hold; from an exchange, all that is stored.
@@ -27,25 +45,32 @@ def collect(config: IngestConfig, root: Path, store: Path, say: Say) -> dict[Mar
     Args:
         config: Source, markets and span.
         root: Folder to which a relative file template refers.
-        store: The candle folder.
+        store: Candles and ledger.
         say: Takes lines of progress.
+        refetch: Days (UTC) to ask an exchange for again, whatever is stored of them.
 
     Returns:
-        Candle rows by market.
+        Candle rows of the markets of the run and of their references.
 
     Raises:
-        GatecastError: The source cannot be used; what was stored before is as it was, or has grown by whole pages.
+        ConfigurationError: Days to ask for again, and no exchange to ask.
+        GatecastError: The source cannot be used; what was stored before is as it was, or has grown.
     """
-    markets = markets_of(config)
+    if refetch and config.source != "exchange":
+        raise ConfigurationError(f"--refetch asks an exchange again, and ingest.source is {config.source}")
+    wanted = (*markets_of(config), *references_of(config).values())
     if config.source == "exchange":
-        candles = _from_exchange(config, markets, store, say)
+        from gatecast.market.fetch import fetch
+
+        days = [to_ms(day.replace(tzinfo=UTC)) for day in refetch]
+        fetch(config, kept_markets(config), store, say, [Hole(day, day + timeframe_ms("1d")) for day in days])
+        candles = {market: read_candles(store.candles, market) for market in wanted}
     else:
-        candles = {
-            market: _from_disk(config, root, market, say) for market in markets
-        }  # all are read before any is stored
+        candles = {market: _from_disk(config, root, market, say) for market in wanted}  # all, before any is stored
         for market, rows in candles.items():
-            n_new = merge_candles(store, market, rows)
-            say(f"ingest: {market}: {len(rows)} candles read, {n_new} of them new")
+            merged = merge_candles(store, market, rows)
+            revised = f", {merged.n_revised} revised" if merged.n_revised else ""
+            say(f"ingest: {market}: {len(rows)} candles read, {merged.n_new} of them new{revised}")
     chosen = {market: _within(rows, config) for market, rows in candles.items()}
     for market, rows in chosen.items():
         if rows.is_empty():
@@ -68,48 +93,6 @@ def _from_disk(config: IngestConfig, root: Path, market: Market, say: Say) -> pl
     if closed.is_empty():
         raise DataError(f"none of the {len(rows)} candles of {market} is closed yet")
     return closed
-
-
-def _from_exchange(
-    config: IngestConfig, markets: tuple[Market, ...], store: Path, say: Say
-) -> dict[Market, pl.DataFrame]:
-    from gatecast.market.exchange import Venue
-
-    venue = Venue(config)
-    for market in markets:
-        venue.check(market)
-    for market in markets:
-        closed = venue.last_closed_end(market)
-        end = min(closed, config.end) if config.end else closed
-        for start, until in _missing_spans(config, market, store, end):
-            for page in venue.pages(market, start, until):
-                merge_candles(store, market, page)  # page by page: what has come is not fetched again
-                say(f"ingest: {market}: {iso(page[TS][0])} to {iso(page[TS][-1])} stored")
-    return {market: read_candles(store, market) for market in markets}
-
-
-def _missing_spans(
-    config: IngestConfig, market: Market, store: Path, end: datetime
-) -> Iterator[tuple[datetime | None, datetime]]:
-    """What to ask for: whatever is not stored between the wanted start and `end`, holes included.
-
-    A hole may be the exchange's or that of an interrupted run; asking costs one request and tells.
-    """
-    length = timedelta(milliseconds=timeframe_ms(market.timeframe))
-    stored = read_candles(store, market)[TS].unique().sort()
-    if stored.is_empty():
-        yield config.start, end
-        return
-    edges = pl.DataFrame({"after": stored, "before": stored.shift(-1)})
-    holes = edges.filter(pl.col("before") - pl.col("after") > length).rows()
-    first, last = stored[0], stored[-1]
-    if config.start is not None and config.start < first:
-        yield config.start, first
-    for after, before in holes:
-        if config.start is None or before > config.start:
-            yield after + length, before
-    if last + length < end:
-        yield last + length, end
 
 
 def _within(rows: pl.DataFrame, config: IngestConfig) -> pl.DataFrame:

@@ -1,6 +1,7 @@
 """The step `ingest`: source → candle store → frozen snapshot for DVC, and the split resolved once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import datetime
 
 import polars as pl
 
@@ -10,20 +11,28 @@ from gatecast.evaluation.splits import Span, resolve_split
 from gatecast.market.candles import TS, from_ms, iso, timeframe_ms, to_ms
 from gatecast.market.snapshot import freeze, snapshot_of
 from gatecast.market.sources import collect
+from gatecast.market.store import Store
 from gatecast.params import freeze_split
 from gatecast.workspace import Workspace
 
 
-def run(workspace: Workspace, config: Config, say: Callable[[str], None]) -> None:
+def run(workspace: Workspace, config: Config, say: Callable[[str], None], refetch: Sequence[datetime] = ()) -> None:
     """Bring the store up to date and freeze the candles of this run.
 
-    Writes data/candles, data/raw with data/raw.dvc and, when the section is empty, `split` in conf/params.yaml.
+    Args:
+        workspace: Where to.
+        config: Source, markets and span.
+        say: Takes lines of progress.
+        refetch: Days (UTC) to ask the exchange for again.
+
+    Writes data/candles, data/ledger, data/raw with data/raw.dvc and, when the section is empty, `split` in
+    conf/params.yaml.
 
     Raises:
         GatecastError: The source, the store or DVC failed; the frozen candles are as before.
     """
     settings = config.ingest
-    candles = collect(settings, workspace.root, workspace.candles, say)
+    candles = collect(settings, workspace.root, Store(workspace.candles, workspace.ledger), say, refetch)
     length = timeframe_ms(settings.timeframe)
     everything = pl.concat(rows.select(TS) for rows in candles.values())
     stamps = everything.select(pl.col(TS).min().alias("first"), pl.col(TS).max().alias("last")).row(0)

@@ -1,0 +1,247 @@
+"""One market from its venue into the store: what is missing is asked for, and what is not there is asked for again.
+
+Two rules keep out what cannot be trusted, whatever a venue answers:
+
+- A candle counts as closed when the same answer shows a later one. No clock decides it, and an answer out of a stale
+  cache, whose last candle was open when it was made, cannot bring a half-built one.
+- A hole counts as the venue's own when an answer shows the candles on both sides of it and none between. An empty or
+  shortened answer confirms nothing.
+"""
+
+import asyncio
+from collections.abc import Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, Protocol
+
+import numpy as np
+import polars as pl
+
+from gatecast.errors import DataError
+from gatecast.market.candles import TS, Market, from_ms, iso, timeframe_ms, to_ms
+from gatecast.market.exchange import Venue
+from gatecast.market.gaps import OURS, VENUE, Hole, as_gaps, confirmed, missing, read_gaps, without, write_gaps
+from gatecast.market.intake import Intake
+from gatecast.market.store import Store
+
+_OLDEST: Final = to_ms(datetime(2009, 1, 1, tzinfo=UTC))  # no venue has candles from before the first bitcoin
+_WEEK_MS: Final = 604_800_000  # by which the clock of a venue may be behind
+_NEVER: Final = to_ms(datetime(9999, 1, 1, tzinfo=UTC))
+
+
+class Progress(Protocol):
+    """Whom a backfill tells how far it is."""
+
+    def plan(self, n_requests: int) -> None:
+        """So many requests are to come."""
+
+    def asked(self, market: Market, reached: int) -> None:
+        """One request was answered, with candles up to an open time in milliseconds."""
+
+
+class Backfill:
+    """The fetch of one market."""
+
+    def __init__(self, venue: Venue, market: Market, store: Store, progress: Progress) -> None:
+        """Read what is stored; nothing is asked yet.
+
+        Raises:
+            DataError: A stored file is damaged.
+        """
+        self._venue = venue
+        self._market = market
+        self._ledger = store.ledger
+        self._progress = progress
+        self._length = timeframe_ms(market.timeframe)
+        self._step = (venue.page_limit - 1) * self._length  # the last candle of an answer is not taken
+        self._now = to_ms(datetime.now(UTC))
+        self._reached = -1  # newest open time that an answer has shown
+        self._was_full = False  # whether that answer may have been cut by the page limit
+        self._gaps = confirmed(read_gaps(store.ledger, market))
+        self.intake = Intake(store, market)
+
+    async def run(self, start: datetime | None, end: datetime | None, again: Sequence[Hole]) -> None:
+        """Bring the market up to date.
+
+        Args:
+            start: First open time that is wanted; None for the earliest that the venue has.
+            end: Nothing that opens at or after it is stored; None for up to now.
+            again: Spans to ask for again, whatever is stored of them or on record.
+
+        Raises:
+            GatecastError: The venue failed or refused; what has come is stored, and the ledger says what is missing.
+        """
+        self._start = -(-to_ms(start) // self._length) * self._length if start else 0
+        self._end = to_ms(end) if end else _NEVER
+        try:
+            self._now = to_ms(await self._venue.open())  # its clock says how far there may be candles
+            self._trading = self._venue.is_trading(self._market)
+            for hole in again:
+                self._gaps = without(self._gaps, hole)
+            await _all(self._refetch(hole) for hole in again)
+            await self._ask_for_what_is_missing()
+            await self._ask_again()
+        except BaseException as fault:
+            self.intake.flush()
+            reason = str(fault) or type(fault).__name__
+            self._write_ledger(as_gaps(self._holes(min(self._now, self._end)), OURS, reason, datetime.now(UTC)))
+            raise
+        self.intake.flush()
+        self._write_ledger(self._gaps.clear())
+
+    async def _ask_for_what_is_missing(self) -> None:
+        """Everything once: what came before the stored candles, between and after them."""
+        stamps, until = self.intake.stamps, min(self._now, self._end)
+        if stamps.is_empty():
+            await self._fill(Hole(self._start, until))
+        else:
+            holes = self._holes(stamps[-1])
+            tail = Hole(stamps[-1], until)
+            long = [hole for hole in (*holes, tail) if hole.end - hole.start > self._step]
+            short = [hole for hole in holes if hole.end - hole.start <= self._step]
+            await _all([*map(self._fill, long), *map(self._show, self._questions(short))])
+        await self._follow()
+
+    async def _ask_again(self) -> None:
+        """What is still missing, each hole once more; what an answer then shows as empty is the venue's own."""
+        while holes := self._holes(self.intake.stamps[-1]):
+            await _all(map(self._show, self._questions(holes)))
+            left = set(self._holes(self.intake.stamps[-1]))
+            empty = [hole for hole in holes if hole in left]
+            self._gaps = pl.concat([self._gaps, as_gaps(empty, VENUE, "the venue shows none", datetime.now(UTC))])
+
+    async def _refetch(self, hole: Hole) -> None:
+        """Ask for a span that may be stored already; an answer has to show the candles around it."""
+        for start in range(hole.start, hole.end, self._step // 2):
+            part = Hole(start, min(start + self._step // 2, hole.end))
+            stamps = self.intake.stamps
+            before, after = stamps.filter(stamps < part.start), stamps.filter(stamps >= part.end)
+            around = [int(each) for each in (*before.tail(1), *after.head(1)) if abs(each - start) < self._step // 2]
+            await self._page(min([*around, start]), shows=around)
+
+    async def _fill(self, hole: Hole) -> None:
+        """Ask for a long span, page after page at once."""
+        first = await self._page(hole.start)
+        if first.is_empty() and hole.start < _OLDEST:
+            first = await self._earliest(hole.end)
+        reached = _last(first, hole.start + self._step)
+        if reached >= hole.end:
+            return
+        last = await self._page(max(reached, hole.end - self._step))
+        if last.is_empty() and not first.is_empty():  # the history ends before: page after page, to where it does
+            while (page := await self._page(reached)).height and _last(page, reached) > reached:
+                reached = _last(page, reached)
+            return
+        between = range(reached, hole.end - self._step, self._step)
+        self._progress.plan(len(between))
+        await _all(map(self._page, between))
+
+    async def _earliest(self, end: int) -> pl.DataFrame:
+        """The page in which the history begins, where the venue answers a span before it with an empty page."""
+        low, high = _OLDEST, end - self._step
+        found = await self._page(high)
+        while not found.is_empty() and high - low > self._step:
+            middle = (low + high) // 2
+            page = await self._page(middle)
+            low, high, found = (middle, high, found) if page.is_empty() else (low, middle, page)
+        return found
+
+    async def _follow(self) -> None:
+        """From the last candle on, until an answer shows all that there should be, or twice nothing newer."""
+        stamps = self.intake.stamps
+        if stamps.is_empty():
+            span = f"from {iso(from_ms(self._start))} to {iso(from_ms(min(self._now, self._end)))}"
+            raise DataError(f"{self._market.exchange} has no candle of {self._market} {span}: check ingest.start")
+        since, n_idle = int(stamps[-1]), 0
+        while since + self._length < self._end:
+            is_fresh = self._reached + 2 * self._length > self._now
+            if self._reached >= self._end or (is_fresh and not self._was_full):
+                return
+            since = max(since, self._reached)
+            page = await self._page(since, shows=[since])
+            n_idle = 0 if _last(page, since) > since else n_idle + 1
+            if n_idle > 1 or (n_idle and not self._trading):
+                return
+
+    async def _show(self, question: "_Question") -> None:
+        """Ask so that the answer shows the candles on both sides of what is missing.
+
+        Raises:
+            NetworkFault: No answer does.
+        """
+        left, right, step = question.left, question.right, self._step
+        if left is None:  # before the first candle: the answer begins with that one
+            page = await self._page(self._start)
+            if page.is_empty() or from_ms(right) not in page[TS]:
+                await self._page(max(self._start, right - step), shows=[right])
+        elif right - left <= step:
+            await self._page(left, shows=question.known)
+        else:  # longer than a page
+            page = await self._page(left, shows=[left])
+            if _last(page, left) > left:  # the venue skips what it does not have
+                later = page[TS].dt.epoch("ms")[1]
+                if later > right:
+                    await self._page(left, shows=[left, right])
+                return
+            for since in range(left + step, right - step, step):
+                await self._page(since)
+            await self._page(right - step, shows=[right])
+
+    def _questions(self, holes: Sequence[Hole]) -> list["_Question"]:
+        """Holes that one answer can show, taken together."""
+        stamps = self.intake.stamps.to_numpy()
+        questions: list[_Question] = []
+        for hole in holes:
+            before, after = np.searchsorted(stamps, hole.start), np.searchsorted(stamps, hole.end)
+            left, right = int(stamps[before - 1]) if before else None, int(stamps[after])
+            last = questions[-1] if questions else None
+            if last and last.left is not None and right - last.left <= self._step:
+                last.right, last.known = right, stamps[last.first : after + 1].tolist()
+            else:
+                first = max(int(before) - 1, 0)
+                questions.append(_Question(left, right, first, stamps[first : after + 1].tolist()))
+        return questions
+
+    async def _page(self, since: int, shows: Sequence[int] = ()) -> pl.DataFrame:
+        page = await self._venue.page(self._market, since, self._now + _WEEK_MS, shows)
+        reached = _last(page, since)
+        self._progress.asked(self._market, reached)
+        if not page.is_empty() and reached >= self._reached:
+            self._reached, self._was_full = reached, page.height >= self._venue.page_limit
+        closed = page[:-1] if self._trading else page
+        await self.intake.take(closed.filter(pl.col(TS) < from_ms(self._end)))
+        return page
+
+    def _holes(self, until: int) -> list[Hole]:
+        return missing(self.intake.stamps, self._gaps, Hole(self._start, min(until, self._end)), self._length)
+
+    def _write_ledger(self, still_open: pl.DataFrame) -> None:
+        write_gaps(self._ledger, self._market, pl.concat([self._gaps, still_open]))
+
+
+@dataclass
+class _Question:
+    """What an answer has to show: the candles next to holes, and those between the holes."""
+
+    left: int | None  # open time of the candle before, milliseconds; None before the first candle
+    right: int
+    first: int  # position of `left` among the stored
+    known: list[int]
+
+
+def _last(page: pl.DataFrame, otherwise: int) -> int:
+    return otherwise if page.is_empty() else int(page[TS].dt.epoch("ms")[-1])
+
+
+async def _all(questions: Iterable[Coroutine[Any, Any, Any]]) -> None:
+    """All at once; the first that fails ends the others.
+
+    Raises:
+        Exception: Of the first that failed.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            for question in questions:
+                group.create_task(question)
+    except BaseExceptionGroup as faults:
+        raise faults.exceptions[0] from None

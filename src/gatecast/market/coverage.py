@@ -1,0 +1,62 @@
+"""How much of a market is stored, what is missing of it and why, and how old its last candle is."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import polars as pl
+
+from gatecast.market.candles import TS, Market, from_ms, iso, timeframe_ms, to_ms
+from gatecast.market.gaps import CAUSE, OURS, REASON, Hole, confirmed, missing, read_gaps
+from gatecast.market.revisions import read_revisions
+from gatecast.market.store import Store, read_candles
+
+
+def coverage(store: Store, market: Market, start: datetime | None, end: datetime | None) -> dict[str, Any]:
+    """What is stored of a market, between the first candle that is wanted, or stored, and the last one stored.
+
+    Args:
+        store: Candles and ledger.
+        market: Which market.
+        start: First open time that is wanted; None for the earliest that the venue has.
+        end: Nothing that opens at or after it counts; None for no bound.
+
+    Returns:
+        Plain data: market, n_candles, n_revisions, open_because (why the last fetch left holes open); and, where there
+        are candles, first and closed_at (ISO 8601), covered (share of the bars), holes (number and bars by cause: those
+        of the `venue`, confirmed by it as empty, and `ours`, still to be fetched), age_bars of the last closed candle.
+
+    Raises:
+        DataError: A stored file is damaged.
+    """
+    stamps = read_candles(store.candles, market, end=end)[TS].dt.epoch("ms").unique().sort()
+    gaps = read_gaps(store.ledger, market)
+    length = timeframe_ms(market.timeframe)
+    found: dict[str, Any] = {
+        "market": str(market),
+        "n_candles": len(stamps),
+        "n_revisions": len(read_revisions(store.ledger, market)),
+        "open_because": gaps.filter(pl.col(CAUSE) == OURS)[REASON].unique(maintain_order=True).to_list(),
+    }
+    if stamps.is_empty():
+        return found
+    first, closed_at = int(stamps[0]), int(stamps[-1]) + length
+    stored, wanted = Hole(first, closed_at), Hole(min(to_ms(start), first) if start else first, closed_at)
+    inside = _sizes(missing(stamps, gaps.clear(), stored, length), length)
+    inside_ours = _sizes(missing(stamps, confirmed(gaps), stored, length), length)
+    ours = _sizes(missing(stamps, confirmed(gaps), wanted, length), length)
+    n_bars = len(stamps) + sum(inside) + sum(ours) - sum(inside_ours)
+    age_ms = to_ms(datetime.now(UTC)) - closed_at
+    return found | {
+        "first": iso(from_ms(first)),
+        "closed_at": iso(from_ms(closed_at)),
+        "covered": len(stamps) / n_bars,
+        "holes": {
+            "venue": {"n": len(inside) - len(inside_ours), "bars": sum(inside) - sum(inside_ours)},
+            "ours": {"n": len(ours), "bars": sum(ours)},
+        },
+        "age_bars": age_ms // length,
+    }
+
+
+def _sizes(holes: list[Hole], length: int) -> list[int]:
+    return [(hole.end - hole.start) // length for hole in holes]

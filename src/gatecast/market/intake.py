@@ -1,0 +1,67 @@
+"""What has arrived of a market: it goes into the store every few seconds, and its open times are known at once."""
+
+import asyncio
+import time
+from typing import Final
+
+import polars as pl
+
+from gatecast.market.candles import TS, Market
+from gatecast.market.store import Store, merge_candles, read_candles
+
+_FLUSH_S: Final = 2.0  # a kill costs the answers of so many seconds; a merge rewrites whole months
+
+
+class Intake:
+    """Candles of one market on their way into the store.
+
+    Attributes:
+        n_new: Open times stored that were not stored before.
+        n_revised: Candles that came in with other values than were stored.
+    """
+
+    def __init__(self, store: Store, market: Market) -> None:
+        """Read what is stored."""
+        self._store = store
+        self._market = market
+        self._stamps = [read_candles(store.candles, market)[TS].dt.epoch("ms")]
+        self._waiting: list[pl.DataFrame] = []
+        self._flushed_at = time.monotonic()
+        self.n_new = 0
+        self.n_revised = 0
+
+    @property
+    def stamps(self) -> pl.Series:
+        """Open times of what is stored or waiting, milliseconds, ascending, each once."""
+        self._stamps = [pl.concat(self._stamps).unique().sort()]
+        return self._stamps[0]
+
+    async def take(self, candles: pl.DataFrame) -> None:
+        """Take candles in, and store what is waiting when it is time to.
+
+        Raises:
+            GatecastError: The disk is full, or a stored file is damaged.
+        """
+        if not candles.is_empty():
+            self._waiting.append(candles)
+            self._stamps.append(candles[TS].dt.epoch("ms"))
+        if time.monotonic() - self._flushed_at > _FLUSH_S:
+            self._flushed_at = time.monotonic()
+            waiting, self._waiting = self._waiting, []
+            await asyncio.to_thread(self._merge, waiting)  # requests go on meanwhile
+
+    def flush(self) -> None:
+        """Store what is waiting.
+
+        Raises:
+            GatecastError: The disk is full, or a stored file is damaged.
+        """
+        waiting, self._waiting = self._waiting, []
+        self._merge(waiting)
+
+    def _merge(self, waiting: list[pl.DataFrame]) -> None:
+        if waiting:
+            newest = pl.concat(waiting).unique(TS, keep="last", maintain_order=True)
+            merged = merge_candles(self._store, self._market, newest)
+            self.n_new += merged.n_new
+            self.n_revised += merged.n_revised

@@ -1,0 +1,45 @@
+"""An exchange on loopback that speaks Binance's dialect, replays candle frames and misbehaves by schedule.
+
+Tests start it in their own process; `python -m tests.venue --help` tells how to run it beside gatecast.
+"""
+
+from tests.venue.faults import (
+    DUPLICATES,
+    EMPTY,
+    FUTURE,
+    GARBAGE,
+    OK,
+    OVERLAP,
+    PAGE,
+    RESET,
+    SHUFFLED,
+    STALE,
+    TIMEOUT,
+    TRANSIENT,
+    TRUNCATED,
+    Fault,
+    chaos,
+)
+from tests.venue.klines import aggregated, derived_markets
+from tests.venue.server import StandInExchange
+
+__all__ = [
+    "DUPLICATES",
+    "EMPTY",
+    "FUTURE",
+    "GARBAGE",
+    "OK",
+    "OVERLAP",
+    "PAGE",
+    "RESET",
+    "SHUFFLED",
+    "STALE",
+    "TIMEOUT",
+    "TRANSIENT",
+    "TRUNCATED",
+    "Fault",
+    "StandInExchange",
+    "aggregated",
+    "chaos",
+    "derived_markets",
+]

@@ -3,7 +3,8 @@
 Two rules keep out what cannot be trusted, whatever a venue answers:
 
 - A candle counts as closed when the same answer shows a later one. No clock decides it, and an answer out of a stale
-  cache, whose last candle was open when it was made, cannot bring a half-built one.
+  cache, whose last candle was open when it was made, cannot bring a half-built one. Only where a candle is known that is
+  later by more than an answer can span is the last one of an answer taken too: no cache is as stale as that.
 - A hole counts as the venue's own when an answer shows the candles on both sides of it and none between. An empty or
   shortened answer confirms nothing.
 """
@@ -59,6 +60,8 @@ class Backfill:
         self._was_full = False  # whether that answer may have been cut by the page limit
         self._gaps = confirmed(read_gaps(store.ledger, market))
         self.intake = Intake(store, market)
+        stamps = self.intake.stamps
+        self._newest = int(stamps[-1]) if len(stamps) else -1  # open time of the newest candle known
 
     async def run(self, start: datetime | None, end: datetime | None, again: Sequence[Hole]) -> None:
         """Bring the market up to date.
@@ -208,7 +211,9 @@ class Backfill:
         self._progress.asked(self._market, reached)
         if not page.is_empty() and reached >= self._reached:
             self._reached, self._was_full = reached, page.height >= self._venue.page_limit
-        closed = page[:-1] if self._trading else page
+        self._newest = max(self._newest, reached)
+        may_be_open = self._trading and reached + self._step >= self._newest
+        closed = page[:-1] if may_be_open else page
         await self.intake.take(closed.filter(pl.col(TS) < from_ms(self._end)))
         return page
 

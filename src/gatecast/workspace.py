@@ -62,6 +62,11 @@ class Workspace:
         return self.root / "data" / "clean" / "counts.json"
 
     @property
+    def clean_reference(self) -> Path:
+        """The grid of the second venue, under the symbols of the own markets; absent where there is none."""
+        return self.root / "data" / "clean" / "reference.parquet"
+
+    @property
     def quarantine(self) -> Path:
         """Rows that cannot be, each with its reason."""
         return self.root / "data" / "quarantine" / "quarantine.parquet"

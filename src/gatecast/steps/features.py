@@ -9,7 +9,6 @@ from gatecast.errors import GateRefused
 from gatecast.features.catalogue import build_features, feature_names
 from gatecast.features.prover import prove
 from gatecast.features.targets import build_targets, known_before, target_name
-from gatecast.market.candles import timeframe_ms
 from gatecast.market.gate import require_validated
 from gatecast.market.snapshot import read_snapshot
 from gatecast.steps.stage import run_stage, say
@@ -40,8 +39,7 @@ def run(workspace: Workspace, *, spans: FeaturesConfig, model: ModelConfig, spli
     write_json(workspace.reports / "leakage.json", {**proof, "breaches": [asdict(breach) for breach in breaches]})
     if breaches:
         raise GateRefused(f"{breaches[0]}; {len(breaches)} column(s) in all, see reports/leakage.json")
-    length = timeframe_ms(read_snapshot(workspace.raw).timeframe)
-    development = known_before(rows, model.horizons, boundary, length)
+    development = known_before(rows, model.horizons, read_snapshot(workspace.raw).grid.first_open(boundary))
     write_atomically(workspace.development_features, development.write_parquet)
     write_atomically(workspace.all_features, rows.write_parquet)
     say(f"features: {len(columns)} columns, {len(rows)} rows, no leak at {spans.n_leak_cuts} cuts")

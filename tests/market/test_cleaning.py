@@ -56,7 +56,7 @@ def test_every_raw_row_ends_in_exactly_one_place(data: st.DataObject) -> None:
     )
     result = clean(dropped.sample(fraction=1.0, shuffle=True, seed=data.draw(st.integers(0, 9))))
     counts = result.counts
-    assert counts["raw"] == len(dropped) == counts["clean"] + counts["quarantined"] + counts["duplicates"]  # type: ignore[operator]  # counts
+    assert counts["raw"] == len(dropped) == counts["clean"] + counts["quarantined"] + counts["duplicates"]
     bars = result.candles["bar"]
     assert bars.to_list() == list(range(bars[0], bars[-1] + 1))
     assert result.candles.filter(~pl.col("missing"))["close"].null_count() == 0

@@ -153,9 +153,7 @@ def _regular(kept: pl.DataFrame, market: Market, grid: Grid) -> pl.DataFrame:
     return (
         pl.DataFrame([grid.stamps(bars), bars])
         .join(kept.select(TS, *VALUES), on=TS, how="left", maintain_order="left")
-        .select(
-            pl.lit(market.symbol).alias(SYMBOL), TS, BAR, *VALUES, pl.col(CLOSE).is_null().alias(MISSING)
-        )
+        .select(pl.lit(market.symbol).alias(SYMBOL), TS, BAR, *VALUES, pl.col(CLOSE).is_null().alias(MISSING))
     )
 
 
@@ -181,8 +179,8 @@ def _is_filler() -> pl.Expr:
 
     Such bars are counted and stay as they are, since nothing in a file tells them from hours in which a venue was open
     and nobody traded. Measured on BTC/USDT 1h of one exchange, 2017 to 2021: a vendor's file has 117 of them: the
-    exchange's own candles have a hole at 109, just such a bar at 3, and trades at 5. Another exchange's own candles have
-    28, in runs of up to 15. Neither values nor length of a run separate the two; only other candles do.
+    exchange's own candles have a hole at 109, just such a bar at 3, and trades at 5. Another exchange's own candles
+    have 28, in runs of up to 15. Neither values nor length of a run separate the two; only other candles do.
     """
     last_close = pl.col(CLOSE).forward_fill().shift(1)
     still = pl.all_horizontal(pl.col(name) == last_close for name in PRICES)

@@ -6,8 +6,8 @@ from typing import Any
 import polars as pl
 
 from gatecast.market.candles import TS, Market, from_ms, iso, timeframe_ms, to_ms
-from gatecast.market.grid import Grid
 from gatecast.market.gaps import CAUSE, OURS, REASON, Hole, confirmed, missing, read_gaps
+from gatecast.market.grid import Grid
 from gatecast.market.revisions import read_revisions
 from gatecast.market.store import Store, read_candles
 

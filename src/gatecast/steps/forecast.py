@@ -15,9 +15,9 @@ from gatecast.forecasts.issue import bars_needed, issue_forecast
 from gatecast.forecasts.ledger import append_forecast
 from gatecast.market.candles import CLOSE, SYMBOL, TS, Market, iso, symbol_slug
 from gatecast.market.cleaning import clean_grid
-from gatecast.market.grid import Grid
 from gatecast.market.gate import require_believable
-from gatecast.market.sources import collect, markets_of
+from gatecast.market.grid import Grid
+from gatecast.market.sources import collect, is_closed, markets_of
 from gatecast.market.store import Store
 from gatecast.registry.models import load_champion
 from gatecast.workspace import Workspace, write_json
@@ -49,7 +49,8 @@ def run(workspace: Workspace, config: Config, say: Callable[[str], None]) -> pl.
     for stale in workspace.reports.glob("forecast*"):
         stale.unlink()
     kept = collect(config.ingest, workspace.root, Store(workspace.candles, workspace.ledger), say)
-    by_market = {market: kept[market] for market in markets_of(config.ingest)}
+    closed = is_closed(card.timeframe)
+    by_market = {market: kept[market].filter(closed) for market in markets_of(config.ingest)}
     for market, rows in by_market.items():
         _require_believable(rows.sort(TS, maintain_order=True).tail(bars_needed(model, card)), market, config, say)
     candles = pl.concat(rows.with_columns(pl.lit(m.symbol).alias(SYMBOL)) for m, rows in by_market.items())

@@ -36,7 +36,7 @@ def run(workspace: Workspace, config: Config, say: Callable[[str], None], refetc
     grid = Grid(settings.timeframe, settings.calendar)
     grid.first_open(datetime.now(UTC))  # an unknown calendar is found before anything is fetched
     candles = collect(settings, workspace.root, Store(workspace.candles, workspace.ledger), say, refetch)
-    own = pl.concat(candles[market].select(TS) for market in markets_of(settings)).filter(is_closed(grid))
+    own = pl.concat(candles[market].select(TS) for market in markets_of(settings)).filter(is_closed(settings.timeframe))
     first, last = own.select(pl.col(TS).min().alias("first"), pl.col(TS).max().alias("last")).row(0)
     span = Span(grid.bar_of(first), grid.bar_of(last) + 1)
     end = grid.closes_at(span.end - 1)

@@ -34,8 +34,9 @@ CREDENTIALS: Final = {  # variable of the environment to ccxt's name
     "GATECAST_EXCHANGE_SECRET": "secret",
     "GATECAST_EXCHANGE_PASSWORD": "password",
 }
+_FIRST_ERROR: Final = 400  # of the statuses of HTTP
+_FIRST_SERVER_ERROR: Final = 500
 _MAX_REASON: Final = 200  # characters of an answer that are shown
-
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,12 @@ class _Answer:
     @property
     def may_pass(self) -> bool:
         """Whether the venue, whatever it says, may answer rightly soon."""
-        return self.status in (0, 418, 429) or self.status >= 500
+        return self.status in (0, 418, 429) or self.status >= _FIRST_SERVER_ERROR
 
     @property
     def words(self) -> str:
         """The status, as a part of a reason."""
-        return f"HTTP {self.status}: " if self.status >= 400 else ""
+        return f"HTTP {self.status}: " if self.status >= _FIRST_ERROR else ""
 
 
 _answer: ContextVar[_Answer] = ContextVar("answer")  # of the task that asked

@@ -42,7 +42,7 @@ class Table:
     """The cells of a file, and where they stand.
 
     Attributes:
-        cells: Its columns under the names that the file gives them; of a CSV, all are text.
+        cells: Its columns, with names in lower case and underscores for blanks; of a CSV, all are text.
         path: The file.
         unit: What its rows are called: line or row.
         numbers: Number of each row in the file.
@@ -68,7 +68,16 @@ class Table:
         raise DataError(f"{where}: {name} {self.cells[name][row]!r} {fault}{more}; nothing of the file was stored")
 
 
-def table_of(text: str, path: str) -> Table:
+def table_of_frame(frame: pl.DataFrame, path: str) -> Table:
+    """The cells of a Parquet file.
+
+    Raises:
+        DataError: A column is named twice.
+    """
+    return Table(_named(frame, frame.columns, path), path, "row", pl.int_range(1, len(frame) + 1, eager=True))
+
+
+def table_of_text(text: str, path: str) -> Table:
     """The cells of a CSV.
 
     Args:
@@ -113,18 +122,19 @@ def candles_in(table: Table, market: Market) -> pl.DataFrame:
     Raises:
         DataError: A column is lacking, a cell is no number or no time, or the file is about several markets.
     """
-    named = _named(table.cells, table.cells.columns, table.path)
-    table = Table(named, table.path, table.unit, table.numbers)
+    columns = table.cells.columns
     volume = _volume(table, market)
-    stamp = next((name for name in _STAMPS if name in named.columns), TS)
-    if absent := [name for name in (stamp, *PRICES, volume) if name not in named.columns]:
-        found = ", ".join(named.columns)
-        raise DataError(f"{table.path} lacks the column(s) {', '.join(absent)}; those that it has are {found}")
-    if _SYMBOL in named.columns and named[_SYMBOL].n_unique() > 1:
-        others = named[_SYMBOL].unique(maintain_order=True).to_list()
+    stamp = next((name for name in _STAMPS if name in columns), TS)
+    if absent := [name for name in (stamp, *PRICES, volume) if name not in columns]:
+        raise DataError(
+            f"{table.path} lacks the column(s) {', '.join(absent)}; those that it has are {', '.join(columns)}"
+        )
+    if _SYMBOL in columns and table.cells[_SYMBOL].n_unique() > 1:
+        others = table.cells[_SYMBOL].unique(maintain_order=True).to_list()
         raise DataError(f"{table.path} holds candles of {len(others)} symbols, {others[0]!r} and {others[1]!r} first")
-    values = [_numbers(table, name).alias(kept) for name, kept in zip((*PRICES, volume), VALUES, strict=True)]
-    return pl.DataFrame([_stamps(table, stamp).alias(TS), *values])
+    stamps = _stamps(table, stamp).alias(TS)
+    values = (_numbers(table, name).alias(kept) for name, kept in zip((*PRICES, volume), VALUES, strict=True))
+    return pl.DataFrame([stamps, *values])
 
 
 def _named(cells: pl.DataFrame, head: list[str], path: str) -> pl.DataFrame:

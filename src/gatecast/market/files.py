@@ -22,7 +22,7 @@ import polars as pl
 
 from gatecast.errors import ConfigurationError, DataError
 from gatecast.market.candles import Market, as_candles
-from gatecast.market.dialects import Table, candles_in, table_of
+from gatecast.market.dialects import Table, candles_in, table_of_frame, table_of_text
 
 _PLACEHOLDERS: Final = ("exchange", "symbol", "pair", "timeframe")
 _PARQUET, _GZIP, _ZIP = b"PAR1", b"\x1f\x8b", b"PK\x03\x04"
@@ -102,9 +102,8 @@ def _table(path: Path) -> Table:
     with path.open("rb") as file:
         start = file.read(len(_PARQUET))
     if start == _PARQUET:
-        frame = pl.read_parquet(path)
-        return Table(frame, str(path), "row", pl.int_range(1, len(frame) + 1, eager=True))
-    return table_of(_unpacked(path, start).decode("utf-8-sig"), str(path))
+        return table_of_frame(pl.read_parquet(path), str(path))
+    return table_of_text(_unpacked(path, start).decode("utf-8-sig"), str(path))
 
 
 def _unpacked(path: Path, start: bytes) -> bytes:

@@ -64,7 +64,9 @@ def _instant(text: str | None, markets: Frames) -> datetime:
         ends = [
             frame[TS].sort()[-1] + timedelta(milliseconds=timeframe_ms(each)) for (_, each), frame in markets.items()
         ]
-        return max(ends) + timedelta(milliseconds=min(timeframe_ms(each) for _, each in markets) / 2)
+        half = min(timeframe_ms(each) for _, each in markets) / 2
+        end: datetime = max(ends)
+        return end + timedelta(milliseconds=half)
     try:
         instant = datetime.fromisoformat(text)
     except ValueError:

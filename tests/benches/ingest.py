@@ -25,7 +25,8 @@ import numpy as np
 import polars as pl
 from ruamel.yaml import YAML
 
-from gatecast.config import IngestConfig, parse_config
+from gatecast.config import IngestConfig
+from gatecast.config_parsing import parse_config
 from gatecast.market.candles import TS, VOLUME, Market
 from gatecast.market.exchange import URL_VARIABLE
 from gatecast.market.fetch import fetch

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
@@ -20,7 +21,8 @@ from tests.venue import DUPLICATES, OVERLAP, RESET, SHUFFLED, STALE, StandInExch
 
 RECENT = read_sample(MARKET).tail(5000)
 NOW = RECENT[TS][-1] + (RECENT[TS][1] - RECENT[TS][0]) / 2  # half way through the last candle
-HOLED = pl.concat([RECENT[:1000], RECENT[1010:]])
+HOLE = (datetime(2023, 10, 9, tzinfo=UTC), datetime(2023, 10, 9, 7, tzinfo=UTC))
+HOLED = RECENT.filter(~pl.col(TS).is_between(*HOLE, closed="left"))
 FETCH = """
 import sys
 from datetime import datetime
@@ -32,10 +34,11 @@ from gatecast.market.candles import Market
 from gatecast.market.fetch import fetch
 from gatecast.market.store import Store
 
-intake._FLUSH_S = 0.05  # merges meet in their hundreds
-params, candles, ledger, start = sys.argv[1:]
+intake._FLUSH_S = 0.02  # merges meet often
+params, candles, ledger, *span = sys.argv[1:]
+start, end = map(datetime.fromisoformat, span)
 config = parse_config(YAML(typ="safe").load(Path(params)), params).ingest
-config = config.model_copy(update={"source": "exchange", "start": datetime.fromisoformat(start), "page_limit": 50})
+config = config.model_copy(update={"source": "exchange", "start": start, "end": end, "page_limit": 10})
 fetch(config, [Market("binance", "BTC/USDT", "1h")], Store(Path(candles), Path(ledger)), print)
 """
 
@@ -52,19 +55,20 @@ def ended(processes: list["subprocess.Popen[str]"]) -> list[tuple[int, str]]:
 
 
 @pytest.mark.slow
-def test_two_processes_that_fetch_a_market_into_one_store_leave_the_truth_there(tmp_path: Path) -> None:
+def test_two_processes_that_fetch_parts_of_a_month_and_the_whole_leave_the_truth_in_the_store(tmp_path: Path) -> None:
     store = Store(tmp_path / "candles", tmp_path / "ledger")
     arguments = [str(REPOSITORY / "conf" / "params.yaml"), str(store.candles), str(store.ledger)]
-    command = [sys.executable, "-c", FETCH, *arguments, RECENT[TS][0].isoformat()]
+    command = [sys.executable, "-c", FETCH, *arguments]
+    begin, middle, end = (datetime(2023, 10, day, tzinfo=UTC) for day in (1, 15, 29))
     with StandInExchange(HOLED, NOW, [200, RESET, DUPLICATES, 503, SHUFFLED, STALE, OVERLAP] * 9, 0.02) as exchange:
-        outcomes = ended([started(command, REPOSITORY, exchange) for _ in range(2)])
-        truth, gaps = exchange.truth(), [(RECENT[TS][1000], RECENT[TS][1010])]
-        n_requests = len(exchange.requests)
-    assert [status for status, _ in outcomes] == [0, 0], outcomes
-    assert n_requests > 1.5 * len(truth) / 49, "the second one found nothing left to do"
-    assert read_candles(store.candles, MARKET).equals(truth)
-    assert read_gaps(store.ledger, MARKET).select("start", "end").rows() == gaps
-    assert read_revisions(store.ledger, MARKET).is_empty()
+        for spans in ([(begin, middle), (middle, end)], [(begin, end)] * 2):
+            processes = [started([*command, *map(str, span)], REPOSITORY, exchange) for span in spans]
+            outcomes = ended(processes)
+            assert [status for status, _ in outcomes] == [0, 0], outcomes
+            truth = exchange.truth().filter(pl.col(TS).is_between(begin, end, closed="left"))
+            assert read_candles(store.candles, MARKET).equals(truth)
+            assert read_revisions(store.ledger, MARKET).is_empty()
+    assert read_gaps(store.ledger, MARKET).select("start", "end").rows() == [(HOLE[0], HOLE[1])]
     assert {path.suffix for path in store.candles.rglob("*") if path.is_file()} == {".parquet"}
 
 

@@ -59,14 +59,14 @@ def _served(files: tuple[Path, ...]) -> Frames:
 
 
 def _instant(text: str | None, markets: Frames) -> datetime:
-    """What time it is there at first: half a bar, the shortest, after the end of the candles."""
+    """What time it is there at first: half a bar, the shortest, before the end of the candles."""
     if text is None:
         ends = [
             frame[TS].sort()[-1] + timedelta(milliseconds=timeframe_ms(each)) for (_, each), frame in markets.items()
         ]
         half = min(timeframe_ms(each) for _, each in markets) / 2
         end: datetime = max(ends)
-        return end + timedelta(milliseconds=half)
+        return end - timedelta(milliseconds=half)
     try:
         instant = datetime.fromisoformat(text)
     except ValueError:
@@ -84,7 +84,7 @@ def _schedule(faults: tuple[str, ...], seed: int | None) -> list[Fault]:
 @click.command(epilog=EPILOG, context_settings={"max_content_width": 100})
 @click.argument("files", nargs=-1, metavar="[FILE]...", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--port", default=8765, show_default=True, help="Port on 127.0.0.1; 0 for any that is free.")
-@click.option("--now", help="What time it is there, ISO, UTC.  [default: half a bar after the end of the candles]")
+@click.option("--now", help="What time it is there, ISO, UTC.  [default: half a bar before the end of the candles]")
 @click.option("--speed", default=0.0, show_default=True, help="Seconds that pass there in each second; 0 stands still.")
 @click.option("--fault", "faults", multiple=True, metavar="FAULT", help="May be given again; see below.")
 @click.option(

@@ -473,7 +473,7 @@ def test_the_program_serves_the_sample_until_it_is_interrupted() -> None:
     assert statuses == [(429, 0), (200, 3)]
     assert process.returncode == 0
     assert "BTC/USDT 1d, BTC/USDT 1h, BTC/USDT 4h, ETH/USDT 1d" in said
-    assert "2024-01-01T00:30Z" in said
+    assert "2023-12-31T23:30Z" in said
     assert "429 klines ETHUSDT 1d" in said
     assert "200 klines ETHUSDT 1d: ok, 3 rows" in said
 

@@ -139,7 +139,7 @@ class CleanConfig(Section):
     """When a tick counts as an outlier."""
 
     outlier_bars: Bars = Field(
-        ge=10, description="past bars over which the median absolute deviation of log returns is taken"
+        ge=10, description="known log returns before a bar, of which median and median absolute deviation are taken"
     )
     outlier_deviations: float = Field(
         gt=0, description="scaled deviations from the median beyond which a bar is marked as outlier"

@@ -35,8 +35,8 @@ def read_config(workspace: Workspace) -> Config:
 def configure(workspace: Workspace, profile: str | None, settings: Sequence[str]) -> dict[str, tuple[Any, Any]]:
     """Write a profile and then single settings into the active configuration, in one atomic step after validation.
 
-    A change of market, timeframe, calendar or start empties the section `split`, for `ingest` to resolve anew; a profile
-    given again, for the market that it already has, leaves the boundary where it was.
+    A change of market, timeframe, calendar or start empties the section `split`, for `ingest` to resolve anew; a
+    profile given again, for the market that it already has, leaves the boundary where it was.
 
     Args:
         workspace: Whose configuration.

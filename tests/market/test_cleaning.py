@@ -170,7 +170,8 @@ def test_a_hole_is_marked_and_never_filled() -> None:
 
 def oracle(closes: Sequence[float | None], window: int, limit: float) -> list[bool]:
     """Hampel's identifier by its definition, one bar after the other."""
-    marks, known = [], []
+    marks: list[bool] = []
+    known: list[float] = []
     for before, now in zip([None, *closes], closes, strict=False):
         log_return = math.log(now / before) if now is not None and before is not None else None
         past = known[-window:]

@@ -109,6 +109,17 @@ def test_an_unknown_calendar_is_one_line_with_near_matches(code: str, words: str
     assert "\n" not in str(error.value)
 
 
+def test_an_unknown_calendar_stops_ingest_before_anything_is_stored(tmp_path: Path) -> None:
+    copy_workspace(tmp_path)
+    workspace = Workspace(tmp_path.resolve())
+    random_candles(100).write_parquet(tmp_path / "x.parquet")
+    settings = ["ingest.timeframe=1d", "ingest.calendar=XNYZ", "ingest.source=files", "ingest.files=x.parquet"]
+    configure(workspace, None, settings)
+    with pytest.raises(ConfigurationError, match="'XNYZ' is not a calendar"):
+        ingest.run(workspace, read_config(workspace), lambda _: None)
+    assert not workspace.candles.exists()
+
+
 def test_what_lies_beyond_the_calendar_is_named_and_not_guessed() -> None:
     shanghai = Grid("1d", "XSHG")  # its holidays are announced a year ahead
     last = shanghai.bar_of(day("2026-12-31"))

@@ -32,7 +32,7 @@ class Grid:
     Without a calendar every multiple of the timeframe since the epoch opens a bar, and its number is that multiple.
     With one, bars are its sessions: weekends and holidays are no holes, and a horizon counts sessions. A session's
     candle is stamped with its date at 00:00 UTC and counts as closed, and its values as known, at `ts + timeframe`, the
-    end of that date in UTC: hours after the venue's closing bell, never before it.
+    end of that date in UTC: after the venue's closing bell, never before it.
 
     Attributes:
         timeframe: Length of a candle.

@@ -77,7 +77,7 @@ def test_what_is_not_closed_yet_is_handed_on_for_clean_to_see_and_never_stored(
 
 
 @pytest.mark.parametrize("template", ["in/{pair}.parquet", "in/*{symbol}.parquet", "in/../in/BTC-USDT.parquet"])
-def test_one_file_for_two_markets_is_refused_with_both_names(
+def test_one_file_for_two_markets_or_a_copy_of_it_is_refused_with_both_names(
     tmp_path: Path, files: IngestConfig, template: str
 ) -> None:
     for name in ("BTC-USDT", "BTCUSDT"):
@@ -89,6 +89,10 @@ def test_one_file_for_two_markets_is_refused_with_both_names(
     apart = own.model_copy(update={"files": "in/{exchange}-{symbol}.parquet"})
     for exchange in ("binance", "kraken"):
         write(tmp_path, f"{exchange}-BTC-USDT", random_candles(100))
+    with pytest.raises(DataError, match="the candles of kraken BTC/USDT 1h are those of binance BTC/USDT 1h"):
+        collect(apart, tmp_path, store_in(tmp_path), silent)
+    assert not (tmp_path / "candles").exists()
+    write(tmp_path, "kraken-BTC-USDT", random_candles(100, seed=1))
     assert len(collect(apart, tmp_path, store_in(tmp_path), silent)) == 2
 
 

@@ -108,6 +108,12 @@ def _from_disk(config: IngestConfig, root: Path, markets: Sequence[Market], say:
             raise DataError(f"none of the {len(rows)} candles of {market} is closed yet")
         if n_closed < len(rows):
             say(f"ingest: {market}: {len(rows) - n_closed} candles are not closed yet: `clean` will quarantine them")
+    for market, reference in references_of(config).items():
+        if candles[market].equals(candles[reference]):
+            raise DataError(
+                f"the candles of {reference} are those of {market}, row by row: a market that is held against a copy of"
+                " itself always agrees; name the files of the other venue in ingest.files"
+            )
     return candles
 
 

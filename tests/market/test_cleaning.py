@@ -187,7 +187,11 @@ PRICE = st.one_of(st.none(), st.sampled_from([50.0, 100.0, 100.0, 101.0]), st.fl
 
 
 @settings(deadline=None)
-@given(closes=st.lists(PRICE, min_size=1, max_size=90), window=st.sampled_from([10, 11, 30]), chunk=st.integers(1, 50))
+@given(
+    closes=st.one_of(st.lists(PRICE, min_size=60, max_size=90), st.lists(PRICE, min_size=1, max_size=20)),
+    window=st.sampled_from([10, 11, 30]),
+    chunk=st.integers(1, 50),
+)
 def test_outliers_are_those_of_the_definition_holes_and_flat_stretches_included(
     closes: list[float | None], window: int, chunk: int
 ) -> None:

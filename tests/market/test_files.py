@@ -116,6 +116,7 @@ HEADER = "ts,open,high,low,close,volume\n"
             HEADER.encode() + b"1704067200000,1,2,1,1,1\n170406720,1,2,1,1,1\n",
             "line 3: ts '170406720' is no epoch time in s",
         ),
+        (HEADER.encode() + b"17040672000000,1,2,1,1,1\n", "is no epoch time in s, ms"),
         (
             HEADER.encode() + b"1704067200000000000,1,2,1,1,1\n",
             "is no epoch time in s, ms or \u00b5s between 1990 and 2100",

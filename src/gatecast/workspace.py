@@ -62,6 +62,11 @@ class Workspace:
         return self.root / "data" / "clean" / "counts.json"
 
     @property
+    def clean_reference(self) -> Path:
+        """Candles of the second venue; absent where none is configured."""
+        return self.root / "data" / "clean" / "reference.parquet"
+
+    @property
     def quarantine(self) -> Path:
         """Rows that cannot be, each with its reason."""
         return self.root / "data" / "quarantine" / "quarantine.parquet"
@@ -80,6 +85,16 @@ class Workspace:
     def reports(self) -> Path:
         """What the steps found: JSON, tables, pictures, the report."""
         return self.root / "reports"
+
+    @property
+    def data_docs(self) -> Path:
+        """Data Docs of the candle suite."""
+        return self.reports / "data_docs"
+
+    @property
+    def feature_docs(self) -> Path:
+        """Data Docs of the feature suite."""
+        return self.reports / "feature_docs"
 
     @property
     def model(self) -> Path:

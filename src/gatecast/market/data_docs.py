@@ -1,0 +1,3 @@
+from pathlib import Path
+def make_self_contained(folder: Path) -> None:
+    pass

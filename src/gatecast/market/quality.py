@@ -2,7 +2,7 @@
 
 import importlib
 import logging
-import shutil
+import tempfile
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from gatecast.market.candles import TS_TYPE, iso
-from gatecast.market.data_docs import make_self_contained
+from gatecast.market.data_docs import write_data_docs
 from gatecast.market.expectations import WARN, Finding, Rule, Suite
 
 _MAX_ROWS = 5  # shown of those that break a rule
@@ -37,13 +37,14 @@ def check(suites: Sequence[Suite], data_docs: Path, title: str) -> list[Finding]
     Returns:
         A finding a rule, in the order of the rules.
     """
-    results = _run_checkpoint(suites, data_docs, title)
-    make_self_contained(data_docs)
-    return [
-        _finding(rule, results[suite.name, number], suite)
-        for suite in suites
-        for number, rule in enumerate(suite.rules)
-    ]
+    with tempfile.TemporaryDirectory() as folder:
+        results = _run_checkpoint(suites, Path(folder), title)
+        found = {
+            suite.name: [_finding(rule, results[suite.name, n], suite) for n, rule in enumerate(suite.rules)]
+            for suite in suites
+        }
+        write_data_docs(data_docs, Path(folder), title, found)
+    return [finding for findings in found.values() for finding in findings]
 
 
 def _load() -> Any:
@@ -52,12 +53,10 @@ def _load() -> Any:
     return importlib.import_module("great_expectations")
 
 
-def _run_checkpoint(suites: Sequence[Suite], data_docs: Path, title: str) -> dict[tuple[str, int], Any]:
+def _run_checkpoint(suites: Sequence[Suite], pages: Path, title: str) -> dict[tuple[str, int], Any]:
     """Results by suite and number of the rule, as Great Expectations puts them into JSON."""
     gx = _load()
-    from great_expectations.checkpoint.actions import UpdateDataDocsAction
-
-    context = _context(data_docs, title)
+    context = _context(pages, title)
     source = context.data_sources.add_pandas(title)
     frames = {suite.name: _to_pandas(suite.checked()) for suite in suites}
     framed = _framed_definition(frames)
@@ -71,7 +70,6 @@ def _run_checkpoint(suites: Sequence[Suite], data_docs: Path, title: str) -> dic
     checkpoint = gx.Checkpoint(
         name=title,
         validation_definitions=definitions,
-        actions=[UpdateDataDocsAction(name="data_docs")],
         result_format={"result_format": "SUMMARY", "partial_unexpected_count": _MAX_ROWS},
     )
     results = {}
@@ -80,6 +78,7 @@ def _run_checkpoint(suites: Sequence[Suite], data_docs: Path, title: str) -> dic
             content: Any = each.to_json_dict()
             number = content["expectation_config"]["meta"]["rule"]
             results[identifier.expectation_suite_identifier.name, number] = content
+    context.build_data_docs()  # as an action of the checkpoint it would begin anew with every suite
     return results
 
 
@@ -95,13 +94,12 @@ def _framed_definition(frames: Mapping[str, Any]) -> Any:
     return FramedDefinition
 
 
-def _context(data_docs: Path, title: str) -> Any:
+def _context(pages: Path, title: str) -> Any:
     gx = _load()
     from great_expectations.data_context.types.base import ProgressBarsConfig
 
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
-    shutil.rmtree(data_docs, ignore_errors=True)
     for name in list(context.get_site_names()):
         context.delete_data_docs_site(name)
     context.add_data_docs_site(
@@ -109,8 +107,9 @@ def _context(data_docs: Path, title: str) -> Any:
         {
             "class_name": "SiteBuilder",
             "show_how_to_buttons": False,
-            "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(data_docs)},
+            "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(pages)},
             "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
+            "site_section_builders": {"expectations": "None"},  # the pages of the results say what is expected
         },
     )
     return context

@@ -85,9 +85,9 @@ def good() -> Case:
     return candles, {**counts, **counts_of(raw[1:], other, SECOND)}, reference
 
 
-def fired(case: Case, limits: ValidateConfig, folder: Path) -> dict[str, Finding]:
+def fired(case: Case, limits: ValidateConfig, data_docs: Path | None = None) -> dict[str, Finding]:
     candles, counts, reference = case
-    found = check(candle_suites(candles, counts, limits, reference), folder / "docs", "candles")
+    found = check(candle_suites(candles, counts, limits, reference), data_docs, "candles")
     return {each.rule: each for each in found if not each.success}
 
 
@@ -257,8 +257,8 @@ TOGETHER = {
 }
 
 
-def test_good_candles_break_no_rule(good: Case, limits: ValidateConfig, tmp_path: Path) -> None:
-    assert fired(good, limits, tmp_path) == {}
+def test_good_candles_break_no_rule(good: Case, limits: ValidateConfig) -> None:
+    assert fired(good, limits) == {}
 
 
 def test_every_rule_has_a_planted_fault(good: Case, limits: ValidateConfig) -> None:
@@ -269,10 +269,8 @@ def test_every_rule_has_a_planted_fault(good: Case, limits: ValidateConfig) -> N
 
 
 @pytest.mark.parametrize("rule", list(FAULTS))
-def test_a_planted_fault_breaks_exactly_its_rule(
-    rule: str, good: Case, limits: ValidateConfig, tmp_path: Path
-) -> None:
-    found = fired(FAULTS[rule](good), limits, tmp_path)
+def test_a_planted_fault_breaks_exactly_its_rule(rule: str, good: Case, limits: ValidateConfig) -> None:
+    found = fired(FAULTS[rule](good), limits)
     assert set(found) == {rule, *TOGETHER.get(rule, ())}
     finding = found[rule]
     assert finding.error == ""
@@ -283,48 +281,48 @@ def test_a_planted_fault_breaks_exactly_its_rule(
 
 
 def test_a_crash_of_44_percent_is_a_warning_and_a_slipped_decimal_point_a_failure(
-    good: Case, limits: ValidateConfig, tmp_path: Path
+    good: Case, limits: ValidateConfig
 ) -> None:
-    real = fired(crash(0.56, within_the_bar=True)(good), limits, tmp_path)
+    real = fired(crash(0.56, within_the_bar=True)(good), limits)
     assert {each.severity for each in real.values()} == {"warn"}
     move = real["log_return.warn"]
     assert move.observed == pytest.approx(-math.log(0.56), abs=0.05)
     assert move.rows[0]["log_return_at"] == "2024-01-30T04:00Z"
     for factor in (0.01, 0.1, 10.0, 100.0):
-        found = fired(times(factor, 700)(good), limits, tmp_path)
+        found = fired(times(factor, 700)(good), limits)
         assert found["log_return.fail"].rows[0]["ts"] == "2024-01-30T04:00Z"
         assert found["log_return.fail"].n_unexpected == 2, "there and back"
 
 
-def test_a_slip_right_after_a_hole_is_seen(good: Case, limits: ValidateConfig, tmp_path: Path) -> None:
+def test_a_slip_right_after_a_hole_is_seen(good: Case, limits: ValidateConfig) -> None:
     candles, counts, reference = times(10.0, 703)(hole(3)(good))
-    found = fired((candles, counts, reference), limits, tmp_path)
+    found = fired((candles, counts, reference), limits)
     assert found["log_return.fail"].n_unexpected == 2
 
 
-def test_a_month_that_is_cut_short_does_not_fail_for_one_bar(limits: ValidateConfig, good: Case, tmp_path: Path) -> None:
+def test_a_month_that_is_cut_short_does_not_fail_for_one_bar(limits: ValidateConfig, good: Case) -> None:
     candles, counts, reference = good
     months = {**counts[MARKET.symbol]["by_month"], "2024-03": {"bars": 3, "missing": 1, "quarantined": 1, "raw": 3}}
     changed = {**counts, MARKET.symbol: {**counts[MARKET.symbol], "by_month": months}}
-    assert fired((candles, changed, reference), limits, tmp_path) == {}
+    assert fired((candles, changed, reference), limits) == {}
 
 
-def test_without_a_second_venue_nothing_is_said_of_one(good: Case, limits: ValidateConfig, tmp_path: Path) -> None:
-    found = check(candle_suites(good[0], good[1], limits), tmp_path / "docs", "candles")
+def test_without_a_second_venue_nothing_is_said_of_one(good: Case, limits: ValidateConfig) -> None:
+    found = check(candle_suites(good[0], good[1], limits), None, "candles")
     assert not [each.rule for each in found if each.rule.startswith("reference")]
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_real_candles_pass_the_shipped_limits(name: str, config: Config, tmp_path: Path) -> None:
+def test_real_candles_pass_the_shipped_limits(name: str, config: Config) -> None:
     candles, counts = real_case(name)
-    found = check(candle_suites(candles, counts, config.validate_), tmp_path / "docs", "candles")
+    found = check(candle_suites(candles, counts, config.validate_), None, "candles")
     assert [str(each) for each in found if not each.success and each.severity == "fail"] == []
 
 
-def test_the_real_second_venue_passes_with_warnings(config: Config, tmp_path: Path) -> None:
+def test_the_real_second_venue_passes_with_warnings(config: Config) -> None:
     theirs, _ = real_case(REAL_PAIR[1])
     ours, counts = real_case(REAL_PAIR[0], until=theirs[TS][-1])
-    found = check(candle_suites(ours, counts, config.validate_, theirs), tmp_path / "docs", "candles")
+    found = check(candle_suites(ours, counts, config.validate_, theirs), None, "candles")
     broken = {each.rule: each for each in found if not each.success}
     assert {each.severity for each in broken.values()} == {"warn"}
     assert broken["reference_gap.warn"].rows == [
@@ -343,7 +341,7 @@ def real_case(name: str, until: Any = None) -> tuple[pl.DataFrame, Counts]:
 
 
 def test_data_docs_load_nothing_and_show_every_rule(good: Case, limits: ValidateConfig, tmp_path: Path) -> None:
-    fired(times(10.0, 700)(good), limits, tmp_path)
+    fired(times(10.0, 700)(good), limits, tmp_path / "docs")
     pages = sorted((tmp_path / "docs").iterdir())
     assert [page.suffix for page in pages] == [".html"] * len(pages)
     for page in pages:

@@ -1,17 +1,20 @@
 """What is expected of a table, and how each expectation came out; plain data, free of the library that checks them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import polars as pl
 
 from gatecast.config import Limits
+from gatecast.market.candles import SYMBOL, TS
 
 Severity = Literal["fail", "warn"]
 FAIL: Severity = "fail"
 WARN: Severity = "warn"
 BETWEEN = "ExpectColumnValuesToBeBetween"
+KEYS = (SYMBOL, TS)
+STEP = "step"  # from the row before in the market
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,66 @@ def degrees(
             )
         )  # fmt: skip
     return rules
+
+
+def schema_rules(types: Mapping[str, str], table: str) -> tuple[Rule, ...]:
+    """Columns are there and of their types, as pandas names them."""
+    return (
+        Rule(
+            f"columns_of_{table}",
+            f"the columns of {table} are all there",
+            "ExpectTableColumnsToMatchSet",
+            {"column_set": list(types), "exact_match": False},
+        ),
+        *(
+            Rule(
+                f"{name}.type",
+                f"{name} is of type {kind}",
+                "ExpectColumnValuesToBeOfType",
+                {"column": name, "type_": kind},
+            )
+            for name, kind in types.items()
+        ),
+    )
+
+
+def key_rules(never_empty: tuple[str, ...], what: str) -> tuple[Rule, ...]:
+    """Rows are named once and in order.
+
+    Args:
+        never_empty: Columns that have a value in every row.
+        what: What increases within a market; the table has the difference to the row before as column `step`.
+    """
+    # a row beside its double does not go back, and a row that goes back has no double
+    return (
+        *(
+            Rule(
+                f"{name}.present",
+                f"{name} is never empty",
+                "ExpectColumnValuesToNotBeNull",
+                {"column": name},
+                pl.col(name).is_null(),
+                KEYS,
+            )
+            for name in never_empty
+        ),
+        Rule(
+            "keys_unique",
+            "a market has one row a bar",
+            "ExpectCompoundColumnsToBeUnique",
+            {"column_list": list(KEYS), "ignore_row_if": "never"},
+            pl.struct(KEYS).is_duplicated(),
+            KEYS,
+        ),
+        Rule(
+            f"{what}_increase",
+            f"the {what} of a market increase",
+            BETWEEN,
+            {"column": STEP, "min_value": 0},
+            pl.col(STEP) < 0,
+            (*KEYS, STEP),
+        ),
+    )
 
 
 def report(findings: Sequence[Finding], input_sha256: str) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import polars as pl
 
 from gatecast.config import Limits
 from gatecast.market.candles import BAR, CLOSE, HIGH, LOW, MISSING, SYMBOL, TS, VALUES, VOLUME
+from gatecast.market.expectations import STEP
 
-STEP: Final = "step"  # ms from the row before in the market
 LOG_RETURN: Final = "log_return"  # since the last close that is there, without its sign
 LOG_RANGE: Final = "log_range"
 STRAY: Final = "stray"  # 1 where the mark `missing` and the values contradict each other
@@ -118,7 +118,7 @@ def reference_gaps(candles: pl.DataFrame, reference: pl.DataFrame) -> pl.DataFra
         second venue has none.
     """
     theirs = reference.select(SYMBOL, TS, pl.col(CLOSE).alias("theirs")).unique([SYMBOL, TS], keep="first")
-    ours = candles.filter(~pl.col(MISSING)).select(SYMBOL, TS, CLOSE)
+    ours = candles.filter(~pl.col(MISSING) & pl.col(SYMBOL).is_not_null()).select(SYMBOL, TS, CLOSE)
     return ours.join(theirs, on=[SYMBOL, TS], how="left", maintain_order="left").select(
         SYMBOL, TS, (pl.col(CLOSE) / pl.col("theirs")).log().abs().alias(GAP)
     )

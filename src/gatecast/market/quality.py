@@ -26,24 +26,25 @@ def load_in_background() -> threading.Thread:
     return thread
 
 
-def check(suites: Sequence[Suite], data_docs: Path, title: str) -> list[Finding]:
+def check(suites: Sequence[Suite], data_docs: Path | None, title: str) -> list[Finding]:
     """Judge every rule of the suites, in one checkpoint.
 
     Args:
         suites: Rules and the tables that they are about.
-        data_docs: Folder for the Data Docs, replaced as a whole; they open without a network.
+        data_docs: Folder for the Data Docs, replaced as a whole; they open without a network. None for none.
         title: Of the Data Docs.
 
     Returns:
         A finding a rule, in the order of the rules.
     """
     with tempfile.TemporaryDirectory() as folder:
-        results = _run_checkpoint(suites, Path(folder), title)
+        results = _run_checkpoint(suites, Path(folder) if data_docs else None, title)
         found = {
             suite.name: [_finding(rule, results[suite.name, n], suite) for n, rule in enumerate(suite.rules)]
             for suite in suites
         }
-        write_data_docs(data_docs, Path(folder), title, found)
+        if data_docs:
+            write_data_docs(data_docs, Path(folder), title, found)
     return [finding for findings in found.values() for finding in findings]
 
 
@@ -53,7 +54,7 @@ def _load() -> Any:
     return importlib.import_module("great_expectations")
 
 
-def _run_checkpoint(suites: Sequence[Suite], pages: Path, title: str) -> dict[tuple[str, int], Any]:
+def _run_checkpoint(suites: Sequence[Suite], pages: Path | None, title: str) -> dict[tuple[str, int], Any]:
     """Results by suite and number of the rule, as Great Expectations puts them into JSON."""
     gx = _load()
     context = _context(pages, title)
@@ -78,7 +79,8 @@ def _run_checkpoint(suites: Sequence[Suite], pages: Path, title: str) -> dict[tu
             content: Any = each.to_json_dict()
             number = content["expectation_config"]["meta"]["rule"]
             results[identifier.expectation_suite_identifier.name, number] = content
-    context.build_data_docs()  # as an action of the checkpoint it would begin anew with every suite
+    if pages:
+        context.build_data_docs()  # as an action of the checkpoint it would begin anew with every suite
     return results
 
 
@@ -94,7 +96,7 @@ def _framed_definition(frames: Mapping[str, Any]) -> Any:
     return FramedDefinition
 
 
-def _context(pages: Path, title: str) -> Any:
+def _context(pages: Path | None, title: str) -> Any:
     gx = _load()
     from great_expectations.data_context.types.base import ProgressBarsConfig
 
@@ -102,16 +104,15 @@ def _context(pages: Path, title: str) -> Any:
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     for name in list(context.get_site_names()):
         context.delete_data_docs_site(name)
-    context.add_data_docs_site(
-        title,
-        {
+    if pages:
+        site = {
             "class_name": "SiteBuilder",
             "show_how_to_buttons": False,
             "store_backend": {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(pages)},
             "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
             "site_section_builders": {"expectations": "None"},  # the pages of the results say what is expected
-        },
-    )
+        }
+        context.add_data_docs_site(title, site)
     return context
 
 

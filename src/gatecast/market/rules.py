@@ -11,7 +11,18 @@ import polars as pl
 
 from gatecast.config import ValidateConfig
 from gatecast.market.candles import BAR, CLOSE, HIGH, LOW, MISSING, OPEN, OUTLIER, PRICES, SYMBOL, TS, VALUES, VOLUME
-from gatecast.market.expectations import BETWEEN, FAIL, WARN, Rule, Suite, degrees
+from gatecast.market.expectations import (
+    BETWEEN,
+    FAIL,
+    KEYS,
+    STEP,
+    WARN,
+    Rule,
+    Suite,
+    degrees,
+    key_rules,
+    schema_rules,
+)
 from gatecast.market.facts import (
     ABSENT,
     GAP,
@@ -19,7 +30,6 @@ from gatecast.market.facts import (
     LOG_RETURN,
     MONTH,
     N_BARS,
-    STEP,
     STRAY,
     UNACCOUNTED,
     market_facts,
@@ -30,7 +40,6 @@ from gatecast.market.facts import (
 )
 
 _TYPES = {SYMBOL: "str", TS: "Timestamp", BAR: "int64", **dict.fromkeys(VALUES, "float64"), MISSING: "bool", OUTLIER: "bool"}
-_KEYS = (SYMBOL, TS)
 _WORDS = {
     "missing_share": "the share of missing bars",
     "quarantined_share": "the share of raw rows in quarantine",
@@ -67,7 +76,7 @@ def candle_suites(
     facts = market_facts(rows, counts)
     suites = [
         schema,
-        Suite("keys", rows, key_rules((SYMBOL, TS, BAR, MISSING, OUTLIER)), (*_KEYS, BAR, MISSING, OUTLIER, STEP)),
+        Suite("keys", rows, key_rules((SYMBOL, TS, BAR, MISSING, OUTLIER), "stamps"), (*KEYS, BAR, MISSING, OUTLIER, STEP)),
         Suite("prices", rows, _price_rules(), PRICES, ~pl.col(MISSING)),
         Suite("moves", rows, _move_rules(limits), (VOLUME, LOG_RETURN, LOG_RANGE), ~pl.col(MISSING)),
         Suite("marks", rows, _mark_rules(), (STRAY,)),
@@ -75,65 +84,6 @@ def candle_suites(
         Suite("months", month_facts(counts), _month_rules(limits)),
     ]
     return suites if reference is None else suites + _reference_suites(candles, reference, limits)
-
-
-def schema_rules(types: Mapping[str, str], table: str) -> tuple[Rule, ...]:
-    """Columns are there and of their types, as pandas names them."""
-    return (
-        Rule(
-            f"columns_of_{table}",
-            f"the columns of {table} are all there",
-            "ExpectTableColumnsToMatchSet",
-            {"column_set": list(types), "exact_match": False},
-        ),
-        *(
-            Rule(
-                f"{name}.type",
-                f"{name} is of type {kind}",
-                "ExpectColumnValuesToBeOfType",
-                {"column": name, "type_": kind},
-            )
-            for name, kind in types.items()
-        ),
-    )
-
-
-def key_rules(never_empty: tuple[str, ...]) -> tuple[Rule, ...]:
-    """Rows are named once and in order.
-
-    Args:
-        never_empty: Columns that have a value in every row.
-    """
-    # a row beside its double does not go back, and a row that goes back has no double
-    return (
-        *(
-            Rule(
-                f"{name}.present",
-                f"{name} is never empty",
-                "ExpectColumnValuesToNotBeNull",
-                {"column": name},
-                pl.col(name).is_null(),
-                _KEYS,
-            )
-            for name in never_empty
-        ),
-        Rule(
-            "keys_unique",
-            "a market has one row a bar",
-            "ExpectCompoundColumnsToBeUnique",
-            {"column_list": list(_KEYS), "ignore_row_if": "never"},
-            pl.struct(_KEYS).is_duplicated(),
-            _KEYS,
-        ),
-        Rule(
-            "stamps_increase",
-            "the open times of a market increase",
-            BETWEEN,
-            {"column": STEP, "min_value": 0},
-            pl.col(STEP) < 0,
-            (*_KEYS, STEP),
-        ),
-    )
 
 
 def _is_sound(candles: pl.DataFrame) -> bool:
@@ -156,7 +106,7 @@ def _price_rules() -> tuple[Rule, ...]:
             BETWEEN,
             {"column": LOW, "min_value": 0, "strict_min": True},
             pl.col(LOW) <= 0,
-            (*_KEYS, LOW),
+            (*KEYS, LOW),
         ),
         *(
             Rule(
@@ -165,7 +115,7 @@ def _price_rules() -> tuple[Rule, ...]:
                 "ExpectColumnPairValuesAToBeGreaterThanB",
                 {"column_A": above, "column_B": below, "or_equal": True, "ignore_row_if": "either_value_is_missing"},
                 pl.col(above) < pl.col(below),
-                (*_KEYS, above, below),
+                (*KEYS, above, below),
             )
             for above, below in pairs
         ),
@@ -180,12 +130,12 @@ def _move_rules(limits: ValidateConfig) -> tuple[Rule, ...]:
             BETWEEN,
             {"column": VOLUME, "min_value": 0},
             pl.col(VOLUME) < 0,
-            (*_KEYS, VOLUME),
+            (*KEYS, VOLUME),
         ),
         *(
             rule
             for name, words in _MOVES.items()
-            for rule in degrees(name, words, getattr(limits, name), _KEYS, (FAIL,))
+            for rule in degrees(name, words, getattr(limits, name), KEYS, (FAIL,))
         ),
     )
 
@@ -198,7 +148,7 @@ def _mark_rules() -> tuple[Rule, ...]:
             BETWEEN,
             {"column": STRAY, "min_value": 0, "max_value": 0},
             pl.col(STRAY) != 0,
-            (*_KEYS, MISSING, *VALUES),
+            (*KEYS, MISSING, *VALUES),
         ),
     )
 
@@ -258,7 +208,7 @@ def _reference_suites(candles: pl.DataFrame, reference: pl.DataFrame, limits: Va
     apart, alone = "the share of bars far from the second venue", "the share of bars without a partner there"
     distance = "the distance of a close from that of the second venue, in log,"
     return [
-        Suite("gaps", gaps, tuple(degrees(GAP, distance, limits.reference_gap, _KEYS, (FAIL,))), (GAP,)),
+        Suite("gaps", gaps, tuple(degrees(GAP, distance, limits.reference_gap, KEYS, (FAIL,))), (GAP,)),
         Suite(
             "second venue",
             reference_facts(gaps, limits.reference_gap),

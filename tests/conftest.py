@@ -13,7 +13,8 @@ import polars as pl
 import pytest
 from ruamel.yaml import YAML
 
-from gatecast.config import Config, parse_config
+from gatecast.config import Config
+from gatecast.config_parsing import parse_config
 from gatecast.market.candles import CANDLE_SCHEMA, TS, Market
 from gatecast.market.cleaning import clean_grid
 

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from gatecast.config import parse_config
+from gatecast.config_parsing import parse_config
 from gatecast.errors import ConfigurationError
 from tests.conftest import REPOSITORY
 

@@ -16,7 +16,7 @@ from gatecast.steps import clean, evaluate, features, fit, ingest, tune, validat
 from gatecast.steps.stage import section_arguments
 from gatecast.workspace import Workspace
 from tests.benches.run import REPOSITORY, copy_workspace
-from tests.market.venue import StandInExchange
+from tests.venue import StandInExchange
 
 PROFILES = sorted(path.stem for path in (REPOSITORY / "conf" / "profiles").glob("*.yaml"))
 STEPS = (clean, validate, features, tune, evaluate, fit)

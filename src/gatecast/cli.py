@@ -34,6 +34,7 @@ STEPS = {
     "forecast": "Forecast from the newest closed candle with the champion.",
 }
 _INTERRUPTED = 130
+_STATUS_COLUMNS = 104  # of the terminal
 _OWN_CODE_VARIABLE = "GATECAST_OWN_CODE"
 
 
@@ -241,7 +242,9 @@ def status(project: Path | None, profile: str | None, settings: tuple[str, ...],
     if as_json:
         click.echo(json.dumps(found, indent=2))
     else:
-        Console().print(render_status(found))
+        console = Console()
+        console.width = max(console.width, _STATUS_COLUMNS)  # a market a line, even where the terminal breaks it
+        console.print(render_status(found))
 
 
 @cli.command()

@@ -9,7 +9,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 from ruamel.yaml.error import YAMLError
 
-from gatecast.config import Config, parse_config
+from gatecast.config import Config
+from gatecast.config_parsing import parse_config
 from gatecast.errors import ConfigurationError
 from gatecast.workspace import Workspace, write_atomically
 

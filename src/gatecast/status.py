@@ -47,25 +47,26 @@ def render_status(status: dict[str, Any]) -> RenderableType:
 
 
 def _markets(markets: list[dict[str, Any]]) -> RenderableType:
-    names = ("market", "candles", "first", "last closed", "covered", "venue's holes", "open holes", "revised", "age")
-    table = Table(*names, box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("market", "candles", "since", "last closed", "covered", "venue's", "open", "revised", "age, bars"):
+        table.add_column(name, no_wrap=True)
     for market in markets:
         if not market["n_candles"]:
             table.add_row(market["market"], "none")
             continue
-        holes = [f"{holes['n']} ({holes['bars']} bars)" if holes["n"] else "0" for holes in market["holes"].values()]
         table.add_row(
             market["market"],
             str(market["n_candles"]),
-            market["first"],
+            market["first"][:10],
             market["closed_at"],
             f"{market['covered']:.2%}",
-            *holes,
+            *(f"{holes['n']} ({holes['bars']})" if holes["n"] else "0" for holes in market["holes"].values()),
             str(market["n_revisions"]),
-            f"{market['age_bars']} bars",
+            str(market["age_bars"]),
         )
+    legend = Text("holes (their bars): those that the venue confirms as its own, and those still open", style="dim")
     reasons = [f"{market['market']}: {reason}" for market in markets for reason in market["open_because"]]
-    return Group(table, *(Text(f"left open by the last fetch: {reason}") for reason in reasons))
+    return Group(table, legend, *(Text(f"left open by the last fetch: {reason}") for reason in reasons))
 
 
 def _results(status: dict[str, Any]) -> str:

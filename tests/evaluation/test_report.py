@@ -16,7 +16,7 @@ from gatecast.evaluation import figures
 from gatecast.evaluation.contents import Forecast, ReportContents, read_contents
 from gatecast.evaluation.report import render_report, write_report
 from gatecast.market.candles import Market
-from gatecast.market.store import merge_candles
+from gatecast.market.store import Store, merge_candles
 from gatecast.workspace import Workspace
 from tests.evaluation.test_figures import (
     HOSTILE,
@@ -257,7 +257,7 @@ def _put(workspace: Workspace, name: str, content: dict[str, Any]) -> None:
 def test_forecast_is_drawn_after_the_stored_closes_that_were_known_then(workspace: Workspace) -> None:
     closes = make_history(130)  # ten candles more than the forecast knew
     candles = closes.with_columns(open="close", high="close", low="close").with_columns(volume=closes["close"] * 0)
-    merge_candles(workspace.candles, MARKET, candles)
+    merge_candles(Store(workspace.candles, workspace.ledger), MARKET, candles)
     _put(workspace, "promotion.json", _promotion("refused"))
     _put(workspace, "forecast.json", _forecast())
     (forecast,) = read_contents(workspace).forecasts

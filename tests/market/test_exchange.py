@@ -22,6 +22,7 @@ from tests.conftest import MARKET
 from tests.venue import (
     EMPTY,
     GARBAGE,
+    OK,
     OVERLAP,
     PAGE,
     RESET,
@@ -118,9 +119,18 @@ def test_what_passes_by_itself_leaves_no_trace(
 
 
 def test_an_empty_page_confirms_no_hole(start: Start, ingest: IngestConfig, store: Store) -> None:
-    start(faults=[EMPTY] * 4)
+    start(faults=[OK, EMPTY, EMPTY, EMPTY])
     assert fetched(ingest, store).equals(TRUTH)
     assert venue_gaps(store) == []
+
+
+def test_empty_pages_alone_are_an_error_and_confirm_nothing(start: Start, ingest: IngestConfig, store: Store) -> None:
+    exchange = start(faults=[EMPTY] * 50)
+    with pytest.raises(DataError, match="has no candle"):
+        fetched(ingest, store)
+    assert venue_gaps(store) == []
+    exchange.faults.clear()
+    assert fetched(ingest, store).equals(TRUTH)
 
 
 def test_a_resumed_backfill_asks_for_what_is_missing_and_once_more(
@@ -217,7 +227,7 @@ def test_a_venue_that_stays_down_is_a_network_fault_and_the_ledger_says_what_is_
 
 
 def test_a_fault_half_way_keeps_what_came(start: Start, ingest: IngestConfig, store: Store) -> None:
-    start(faults=(200, 200, *[503] * 20))
+    start(faults=(OK, OK, *[503] * 20))
     with pytest.raises(NetworkFault):
         fetched(ingest, store)
     stored = read_candles(store.candles, MARKET)
@@ -307,11 +317,10 @@ def test_of_a_market_that_trades_no_more_the_last_candle_is_stored(
 
 
 def test_a_day_that_is_asked_for_again_brings_revisions_and_reopens_its_holes(
-    start: Start, ingest: IngestConfig, store: Store, tmp_path: Path
+    start: Start, ingest: IngestConfig, store: Store
 ) -> None:
-    exchange = start(pl.concat([RECENT[:100], RECENT[103:]]))
+    start(pl.concat([RECENT[:100], RECENT[103:]]))
     fetched(ingest, store)
-    exchange.__exit__(None, None, None)
     corrected = RECENT.with_columns(volume=pl.when(pl.col(TS) == RECENT[TS][110]).then(7.0).otherwise("volume"))
     start(corrected)
     fetched(ingest, store)

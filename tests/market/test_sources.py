@@ -79,3 +79,15 @@ def test_only_the_wanted_span_is_taken_and_an_empty_one_is_named(tmp_path: Path,
     late = files.model_copy(update={"start": datetime(2030, 1, 1, tzinfo=UTC)})
     with pytest.raises(DataError, match=r"no closed candle of binance BTC/USDT 1h from 2030-01-01T00:00Z"):
         collect(late, tmp_path, store_in(tmp_path), silent)
+
+
+@pytest.mark.parametrize(
+    ("source", "day", "words"),
+    [("files", datetime(2021, 2, 11), "ingest.source is files"), ("exchange", datetime(2099, 1, 1), "a day to come")],
+)
+def test_a_day_that_nobody_can_be_asked_for_again_is_refused(
+    tmp_path: Path, files: IngestConfig, source: str, day: datetime, words: str
+) -> None:
+    config = files.model_copy(update={"source": source})
+    with pytest.raises(ConfigurationError, match=words):
+        collect(config, tmp_path, store_in(tmp_path), silent, [day])

@@ -3,7 +3,9 @@
 Two rules keep out what cannot be trusted, whatever a venue answers:
 
 - A candle counts as closed when the same answer shows a later one. No clock decides it, and an answer out of a stale
-  cache, whose last candle was open when it was made, cannot bring a half-built one.
+  cache, whose last candle was open when it was made, cannot bring a half-built one. The last one of an answer is taken
+  too where a candle is known that is later by more than an answer can span, and where the market does not trade and has
+  not done so for a day: no cache is as stale as that.
 - A hole counts as the venue's own when an answer shows the candles on both sides of it and none between. An empty or
   shortened answer confirms nothing.
 """
@@ -26,6 +28,7 @@ from gatecast.market.store import Store
 
 _OLDEST: Final = to_ms(datetime(2009, 1, 1, tzinfo=UTC))  # no venue has candles from before the first bitcoin
 _WEEK_MS: Final = 604_800_000  # by which the clock of a venue may be behind
+_DAY_MS: Final = 86_400_000
 _NEVER: Final = to_ms(datetime(9999, 1, 1, tzinfo=UTC))
 
 
@@ -59,6 +62,8 @@ class Backfill:
         self._was_full = False  # whether that answer may have been cut by the page limit
         self._gaps = confirmed(read_gaps(store.ledger, market))
         self.intake = Intake(store, market)
+        stamps = self.intake.stamps
+        self._newest = int(stamps[-1]) if len(stamps) else -1  # open time of the newest candle known
 
     async def run(self, start: datetime | None, end: datetime | None, again: Sequence[Hole]) -> None:
         """Bring the market up to date.
@@ -208,7 +213,10 @@ class Backfill:
         self._progress.asked(self._market, reached)
         if not page.is_empty() and reached >= self._reached:
             self._reached, self._was_full = reached, page.height >= self._venue.page_limit
-        closed = page[:-1] if self._trading else page
+        self._newest = max(self._newest, reached)
+        trades = self._trading or reached + self._length + _DAY_MS > self._now  # a halt may be short
+        may_be_open = trades and reached + self._step >= self._newest
+        closed = page[:-1] if may_be_open else page
         await self.intake.take(closed.filter(pl.col(TS) < from_ms(self._end)))
         return page
 

@@ -12,6 +12,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from math import isfinite
@@ -33,9 +34,29 @@ CREDENTIALS: Final = {  # variable of the environment to ccxt's name
     "GATECAST_EXCHANGE_SECRET": "secret",
     "GATECAST_EXCHANGE_PASSWORD": "password",
 }
+_FIRST_ERROR: Final = 400  # of the statuses of HTTP
+_FIRST_SERVER_ERROR: Final = 500
 _MAX_REASON: Final = 200  # characters of an answer that are shown
 
-_answer: ContextVar[tuple[dict[str, str], str]] = ContextVar("answer")  # headers and text, of the task that asked
+
+@dataclass(frozen=True)
+class _Answer:
+    status: int = 0  # of HTTP; 0 where no answer came, or not to its end
+    retry_after: str = ""
+    text: str = ""
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether the venue, whatever it says, may answer rightly soon."""
+        return self.status in (0, 418, 429) or self.status >= _FIRST_SERVER_ERROR
+
+    @property
+    def words(self) -> str:
+        """The status, as a part of a reason."""
+        return f"HTTP {self.status}: " if self.status >= _FIRST_ERROR else ""
+
+
+_answer: ContextVar[_Answer] = ContextVar("answer")  # of the task that asked
 
 
 class Venue:
@@ -141,7 +162,7 @@ class Venue:
 
         async def fetch() -> pl.DataFrame:
             rows = await self._client.fetch_ohlcv(market.symbol, market.timeframe, since=since, limit=self.page_limit)
-            if not rows and not _is_json(_answer.get()[1]):  # ccxt takes it for a page without candles
+            if not rows and not _is_json(_answer.get().text):  # ccxt takes it for a page without candles
                 raise ccxt.BadResponse(f"{market.exchange} answered with something that is not JSON")
             page = _as_page(rows, since, before)
             if absent := set(shows) - set(page[TS].dt.epoch("ms")):
@@ -154,12 +175,12 @@ class Venue:
 
     async def _ask(self, question: Callable[[], Awaitable[Any]]) -> Any:
         async def once() -> Any:
-            _answer.set(({}, ""))
+            _answer.set(_Answer())
             self.n_requests += 1
             with _translated(self.exchange, self._credentials.values()):
                 return await question()
 
-        return await self._patience.ask(once, lambda: retry_after_s(_answer.get()[0].get("retry-after", "")))
+        return await self._patience.ask(once, lambda: retry_after_s(_answer.get().retry_after))
 
 
 def _client_class(exchange: str, patience: Patience) -> type:
@@ -173,8 +194,8 @@ def _client_class(exchange: str, patience: Patience) -> type:
 
         def on_rest_response(self, *arguments: Any) -> str:
             text: str = super().on_rest_response(*arguments)
-            headers = arguments[4]
-            _answer.set(({name.lower(): value for name, value in headers.items()}, text))
+            status, headers = arguments[0], {name.lower(): value for name, value in arguments[4].items()}
+            _answer.set(_Answer(status, headers.get("retry-after", ""), text))
             return text
 
     return Client
@@ -185,7 +206,7 @@ def _translated(exchange: str, secrets: Iterable[str]) -> Iterator[None]:
     """Errors of ccxt as ours, one line each, without what a request may have carried."""
 
     def reason(error: Exception) -> str:
-        words = _without_secrets(" ".join(str(error).split()), secrets)
+        words = _without_secrets(_answer.get().words + " ".join(str(error).split()), secrets)
         return words if len(words) <= _MAX_REASON else words[:_MAX_REASON] + "…"
 
     try:
@@ -193,13 +214,11 @@ def _translated(exchange: str, secrets: Iterable[str]) -> Iterator[None]:
     except ccxt.AuthenticationError as error:
         named = ", ".join(CREDENTIALS)
         raise DataError(f"{exchange} wants other credentials than {named} hold: {reason(error)}") from None
-    except ccxt.ExchangeNotAvailable as error:
-        if any(f" {status} " in str(error) for status in (403, 451)):
-            raise DataError(f"{exchange} refuses to serve this address (region blocked?): {reason(error)}") from None
-        raise NetworkFault(f"{exchange} is not available: {reason(error)}") from None
-    except (ccxt.OperationFailed, ccxt.BadResponse) as error:  # the first is the parent of all that may pass
-        raise NetworkFault(f"{exchange} gave no usable answer: {type(error).__name__}: {reason(error)}") from None
     except ccxt.BaseError as error:
+        if _answer.get().status in (403, 451):
+            raise DataError(f"{exchange} refuses to serve this address (region blocked?): {reason(error)}") from None
+        if isinstance(error, ccxt.OperationFailed | ccxt.BadResponse) or _answer.get().may_pass:
+            raise NetworkFault(f"{exchange} gave no usable answer: {type(error).__name__}: {reason(error)}") from None
         raise DataError(f"{exchange} refuses: {type(error).__name__}: {reason(error)}") from None
 
 

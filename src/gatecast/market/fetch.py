@@ -9,7 +9,7 @@ from typing import Final
 from gatecast.config import IngestConfig
 from gatecast.errors import DataError, GatecastError
 from gatecast.market.backfill import Backfill
-from gatecast.market.candles import Market, from_ms, iso
+from gatecast.market.candles import Market, from_ms, iso, timeframe_ms
 from gatecast.market.exchange import Venue
 from gatecast.market.gaps import Hole
 from gatecast.market.patience import Sleep
@@ -68,8 +68,9 @@ async def _fetch(
             say(f"ingest: {market} failed: {fault}")
             return fault
         intake = backfill.intake
-        revised = f", {intake.n_revised} revised" if intake.n_revised else ""
-        say(f"ingest: {market}: {intake.n_new} new candles{revised}, up to {iso(from_ms(intake.stamps[-1]))}")
+        revised = f", {intake.n_revised} revised" if intake.n_revised or again else ""
+        closed_at = iso(from_ms(intake.stamps[-1] + timeframe_ms(market.timeframe)))
+        say(f"ingest: {market}: {intake.n_new} new candles{revised}, the last one closed at {closed_at}")
         return None
 
     found = await asyncio.gather(*(of_venue(exchange, own) for exchange, own in by_venue.items()))

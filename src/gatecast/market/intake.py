@@ -27,6 +27,7 @@ class Intake:
         self._stamps = [read_candles(store.candles, market)[TS].dt.epoch("ms")]
         self._waiting: list[pl.DataFrame] = []
         self._flushed_at = time.monotonic()
+        self._merging = asyncio.Lock()
         self.n_new = 0
         self.n_revised = 0
 
@@ -45,10 +46,11 @@ class Intake:
         if not candles.is_empty():
             self._waiting.append(candles)
             self._stamps.append(candles[TS].dt.epoch("ms"))
-        if time.monotonic() - self._flushed_at > _FLUSH_S:
-            self._flushed_at = time.monotonic()
-            waiting, self._waiting = self._waiting, []
-            await asyncio.to_thread(self._merge, waiting)  # requests go on meanwhile
+        if time.monotonic() - self._flushed_at > _FLUSH_S and not self._merging.locked():
+            async with self._merging:
+                waiting, self._waiting = self._waiting, []
+                await asyncio.to_thread(self._merge, waiting)  # requests go on meanwhile
+                self._flushed_at = time.monotonic()
 
     def flush(self) -> None:
         """Store what is waiting.
@@ -61,7 +63,9 @@ class Intake:
 
     def _merge(self, waiting: list[pl.DataFrame]) -> None:
         if waiting:
-            newest = pl.concat(waiting).unique(TS, keep="last", maintain_order=True)
-            merged = merge_candles(self._store, self._market, newest)
-            self.n_new += merged.n_new
-            self.n_revised += merged.n_revised
+            together = pl.concat(waiting).unique(maintain_order=True)
+            agree = together[TS].is_unique().all()
+            for candles in [together] if agree else waiting:  # one by one, so that a revision is seen as one
+                merged = merge_candles(self._store, self._market, candles)
+                self.n_new += merged.n_new
+                self.n_revised += merged.n_revised

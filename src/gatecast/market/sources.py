@@ -1,7 +1,7 @@
 """From the configured source into the candle store, and what of the store a run works on."""
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -53,17 +53,20 @@ def collect(
         Candle rows of the markets of the run and of their references.
 
     Raises:
-        ConfigurationError: Days to ask for again, and no exchange to ask.
+        ConfigurationError: Days to ask for again, and no exchange to ask, or a day to come.
         GatecastError: The source cannot be used; what was stored before is as it was, or has grown.
     """
     if refetch and config.source != "exchange":
         raise ConfigurationError(f"--refetch asks an exchange again, and ingest.source is {config.source}")
+    days = [day.replace(tzinfo=UTC) for day in refetch]
+    if late := [day for day in days if day > datetime.now(UTC)]:
+        raise ConfigurationError(f"--refetch {late[0]:%Y-%m-%d} is a day to come")
     wanted = (*markets_of(config), *references_of(config).values())
     if config.source == "exchange":
         from gatecast.market.fetch import fetch
 
-        days = [to_ms(day.replace(tzinfo=UTC)) for day in refetch]
-        fetch(config, kept_markets(config), store, say, [Hole(day, day + timeframe_ms("1d")) for day in days])
+        again = [Hole(to_ms(day), to_ms(day + timedelta(days=1))) for day in days]
+        fetch(config, kept_markets(config), store, say, again)
         candles = {market: read_candles(store.candles, market) for market in wanted}
     else:
         candles = {market: _from_disk(config, root, market, say) for market in wanted}  # all, before any is stored

@@ -179,7 +179,9 @@ def venue(change: Callable[[pl.DataFrame], pl.DataFrame]) -> Callable[[Case], Ca
 
 def apart(n_bars: int, factor: float) -> Callable[[Case], Case]:
     near = pl.int_range(pl.len()) < n_bars
-    return venue(lambda frame: frame.with_columns(close=pl.when(near).then(pl.col("close") * factor).otherwise("close")))
+    return venue(
+        lambda frame: frame.with_columns(close=pl.when(near).then(pl.col("close") * factor).otherwise("close"))
+    )
 
 
 def unknown_symbol(case: Case) -> Case:
@@ -326,7 +328,11 @@ def test_the_real_second_venue_passes_with_warnings(config: Config) -> None:
     broken = {each.rule: each for each in found if not each.success}
     assert {each.severity for each in broken.values()} == {"warn"}
     assert broken["reference_gap.warn"].rows == [
-        {"symbol": "BTC/USDT", "reference_gap_at": "2017-09-05T01:00Z", "reference_gap": pytest.approx(0.1593, abs=1e-4)}
+        {
+            "symbol": "BTC/USDT",
+            "reference_gap_at": "2017-09-05T01:00Z",
+            "reference_gap": pytest.approx(0.1593, abs=1e-4),
+        }
     ]
     assert broken["reference_apart_share.warn"].observed == pytest.approx(0.0128, abs=1e-4)
 
@@ -386,7 +392,12 @@ def test_the_stage_writes_equal_bytes_and_refuses_with_status_3_and_the_reason(
     line = str(error.value)
     assert error.value.exit_status == 3
     assert "\n" not in line
-    for words in ("the number of bars is 1500, below the limit 2000", "validate.min_bars", "BTC/USDT 1500", "[rule min"):
+    for words in (
+        "the number of bars is 1500, below the limit 2000",
+        "validate.min_bars",
+        "BTC/USDT 1500",
+        "[rule min",
+    ):
         assert words in line
     assert "reports/data_docs/index.html" in line
     assert json.loads(path.read_text())["success"] is False
@@ -418,7 +429,10 @@ def test_candles_that_came_after_validation_are_held_against_its_limits(good: Ca
     grid = good[0].filter(pl.col(SYMBOL) == MARKET.symbol)
     require_believable(grid, MARKET, limits)
     for fault, words in (
-        (times(10.0, N_BARS - 1), r"the largest move .* is 2\.\d+ at 2024-03-03T11:00Z, limit 0.7 \(validate.log_return"),
+        (
+            times(10.0, N_BARS - 1),
+            r"the largest move .* is 2\.\d+ at 2024-03-03T11:00Z, limit 0.7 \(validate.log_return",
+        ),
         (at(700, high=pl.col("high") * 10), r"the widest range .*validate\.log_range\.fail"),
         (holes(10), r"the missing share of its last 1500 bars is 0\.09.*validate\.missing_share\.fail"),
         (hole(7), r"the longest hole .*validate\.hole_bars\.fail"),

@@ -46,13 +46,11 @@ def feature_suites(
     ranges = {VOLATILITY: (spans.volatility_floor, math.inf), **bounds, **open_ended}
     keyed = rows.with_columns(pl.col(BAR).diff().over(SYMBOL).alias(STEP))
     never_empty = (SYMBOL, TS, BAR, MISSING)
-    # NaN would pass for a missing value in pandas
-    values = rows.with_columns(pl.col(name).fill_nan(math.inf) for name in ranges)
     stray = tuple(f"{_STRAY}{name}" for name in targets)
     return [
         schema,
         Suite("keys", keyed, key_rules(never_empty, "bars"), (*never_empty, STEP)),
-        Suite("values", values, tuple(_range_rule(name, *each) for name, each in ranges.items()), tuple(ranges)),
+        Suite("values", rows, tuple(_range_rule(name, *each) for name, each in ranges.items()), tuple(ranges)),
         Suite("targets", _with_stray(rows, targets), tuple(map(_stray_rule, targets)), stray),
         Suite("features", _column_facts(rows, tuple(bounds)), _column_rules(limits)),
     ]
@@ -101,7 +99,7 @@ def _stray_rule(target: str) -> Rule:
 
 
 def _column_facts(rows: pl.DataFrame, features: Sequence[str]) -> pl.DataFrame:
-    """symbol, feature, feature_null_share (of the bars with a candle) and varies (0 or 1), a row a market and feature."""
+    """A row a market and feature: symbol, feature, feature_null_share (of the bars with a candle), varies (0 or 1)."""
     present = rows.filter(~pl.col(MISSING) & pl.col(SYMBOL).is_not_null())
     of_market = present.group_by(SYMBOL, maintain_order=True)
     nulls = of_market.agg((pl.col(name).null_count() / pl.len()).round(6) for name in features)

@@ -2,10 +2,12 @@
 
 import importlib
 import logging
+import math
 import tempfile
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +131,9 @@ def _column(pd: Any, column: pl.Series) -> Any:
         return column.cast(pl.Categorical).to_pandas()  # compared by number, not letter by letter
     if column.dtype == TS_TYPE:
         return pd.Series(column.dt.replace_time_zone(None).to_numpy()).dt.tz_localize("UTC")
-    if column.dtype in _PANDAS_FLOATS or (column.dtype.is_integer() and not column.null_count()):
+    if column.dtype in _PANDAS_FLOATS:
+        return column.fill_nan(math.inf).to_numpy()  # NaN would pass for a missing value
+    if column.dtype.is_integer() and not column.null_count():
         return column.to_numpy()
     return column.to_pandas()
 
@@ -178,7 +182,13 @@ def _observed(rule: Rule, table: pl.DataFrame) -> float | None:
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: iso(value) if hasattr(value, "tzinfo") else value for name, value in row.items()}
+    return {name: _json_value(value) for name, value in row.items()}
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return iso(value)
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _error(content: Any) -> str:

@@ -39,7 +39,14 @@ from gatecast.market.facts import (
     with_moves,
 )
 
-_TYPES = {SYMBOL: "str", TS: "Timestamp", BAR: "int64", **dict.fromkeys(VALUES, "float64"), MISSING: "bool", OUTLIER: "bool"}
+_TYPES = {
+    SYMBOL: "str",
+    TS: "Timestamp",
+    BAR: "int64",
+    **dict.fromkeys(VALUES, "float64"),
+    MISSING: "bool",
+    OUTLIER: "bool",
+}
 _WORDS = {
     "missing_share": "the share of missing bars",
     "quarantined_share": "the share of raw rows in quarantine",
@@ -76,7 +83,9 @@ def candle_suites(
     facts = market_facts(rows, counts)
     suites = [
         schema,
-        Suite("keys", rows, key_rules((SYMBOL, TS, BAR, MISSING, OUTLIER), "stamps"), (*KEYS, BAR, MISSING, OUTLIER, STEP)),
+        Suite(
+            "keys", rows, key_rules((SYMBOL, TS, BAR, MISSING, OUTLIER), "stamps"), (*KEYS, BAR, MISSING, OUTLIER, STEP)
+        ),
         Suite("prices", rows, _price_rules(), PRICES, ~pl.col(MISSING)),
         Suite("moves", rows, _move_rules(limits), (VOLUME, LOG_RETURN, LOG_RANGE), ~pl.col(MISSING)),
         Suite("marks", rows, _mark_rules(), (STRAY,)),
@@ -185,7 +194,12 @@ def _market_rules(symbols: list[str], limits: ValidateConfig) -> tuple[Rule, ...
 
 def _zero(column: str, words: str) -> Rule:
     return Rule(
-        column, words, BETWEEN, {"column": column, "min_value": 0, "max_value": 0}, pl.col(column) != 0, (SYMBOL, column)
+        column,
+        words,
+        BETWEEN,
+        {"column": column, "min_value": 0, "max_value": 0},
+        pl.col(column) != 0,
+        (SYMBOL, column),
     )
 
 

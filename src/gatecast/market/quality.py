@@ -61,6 +61,7 @@ def _run_checkpoint(suites: Sequence[Suite], pages: Path | None, title: str) -> 
     gx = _load()
     context = _context(pages, title)
     source = context.data_sources.add_pandas(title)
+    type(source).execution_engine_override = _lean_engine()
     frames = {suite.name: _to_pandas(suite.checked()) for suite in suites}
     framed = _framed_definition(frames)
     definitions = []
@@ -96,6 +97,31 @@ def _framed_definition(frames: Mapping[str, Any]) -> Any:
             return super().run(batch_parameters={"dataframe": frames[self.name]}, **rest)
 
     return FramedDefinition
+
+
+def _lean_engine() -> Any:
+    """The library's engine without what costs most on many rows: every rule copied all columns, used or not.
+
+    It is told apart by the name of its class, under which the library looks up its metrics.
+    """
+    from great_expectations.core.batch import BatchMarkers
+    from great_expectations.execution_engine.pandas_batch_data import PandasBatchData
+    from great_expectations.execution_engine.pandas_execution_engine import PandasExecutionEngine as Base
+
+    class PandasExecutionEngine(Base):  # type: ignore[misc]  # the library has no types
+        def get_domain_records(self, domain_kwargs: dict[str, Any]) -> Any:
+            records = super().get_domain_records(domain_kwargs)
+            used = [domain_kwargs[name] for name in ("column", "column_A", "column_B") if name in domain_kwargs]
+            used += domain_kwargs.get("column_list", [])
+            return records[used] if used else records
+
+        def get_batch_data_and_markers(self, batch_spec: Any) -> tuple[Any, Any]:
+            # no fingerprint, 1.6 s on 5M rows: the report has the hash of the file
+            data = PandasBatchData(execution_engine=self, dataframe=batch_spec.batch_data)
+            batch_spec.batch_data = "PandasDataFrame"  # it is written out into the results
+            return data, BatchMarkers({"ge_load_time": ""})
+
+    return PandasExecutionEngine
 
 
 def _context(pages: Path | None, title: str) -> Any:

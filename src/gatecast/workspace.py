@@ -63,7 +63,7 @@ class Workspace:
 
     @property
     def clean_reference(self) -> Path:
-        """Candles of the second venue; absent where none is configured."""
+        """The grid of the second venue, under the symbols of the own markets; absent where there is none."""
         return self.root / "data" / "clean" / "reference.parquet"
 
     @property

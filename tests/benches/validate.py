@@ -25,7 +25,7 @@ from gatecast.features.catalogue import build_features
 from gatecast.features.rules import feature_suites
 from gatecast.features.targets import build_targets
 from gatecast.market.candles import MISSING, SYMBOL, TS, VALUES
-from gatecast.market.quality import check, load_in_background
+from gatecast.market.quality import check, load
 from gatecast.market.rules import candle_suites
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -97,7 +97,7 @@ def measured(folder: Path, area: str) -> dict[str, float]:
     """Seconds and peak megabytes of one suite, in this process."""
     config: Config = parse_config(YAML(typ="safe").load(REPOSITORY / "conf" / "params.yaml"), "conf/params.yaml")
     start = time.perf_counter()
-    load_in_background().join()
+    load()
     loaded = time.perf_counter()
     if area == "candles":
         counts = json.loads((folder / "counts.json").read_text(encoding="utf-8"))

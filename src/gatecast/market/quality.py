@@ -4,7 +4,6 @@ import importlib
 import logging
 import math
 import tempfile
-import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -21,11 +20,11 @@ _MAX_ROWS = 5  # shown of those that break a rule
 _PANDAS_FLOATS = (pl.Float64, pl.Float32)
 
 
-def load_in_background() -> threading.Thread:
-    """Start to import the library, which takes seconds, while polars is at work on other threads; join it to wait."""
-    thread = threading.Thread(target=_load, name="great-expectations-import")
-    thread.start()
-    return thread
+def load() -> Any:
+    """The library, quietly; importing it takes seconds, and a thread beside polars' work saved none of them."""
+    warnings.filterwarnings("ignore", module="great_expectations")
+    logging.getLogger("great_expectations").setLevel(logging.ERROR)
+    return importlib.import_module("great_expectations")
 
 
 def check(suites: Sequence[Suite], data_docs: Path | None, title: str) -> list[Finding]:
@@ -50,15 +49,9 @@ def check(suites: Sequence[Suite], data_docs: Path | None, title: str) -> list[F
     return [finding for findings in found.values() for finding in findings]
 
 
-def _load() -> Any:
-    warnings.filterwarnings("ignore", module="great_expectations")
-    logging.getLogger("great_expectations").setLevel(logging.ERROR)
-    return importlib.import_module("great_expectations")
-
-
 def _run_checkpoint(suites: Sequence[Suite], pages: Path | None, title: str) -> dict[tuple[str, int], Any]:
     """Results by suite and number of the rule, as Great Expectations puts them into JSON."""
-    gx = _load()
+    gx = load()
     context = _context(pages, title)
     source = context.data_sources.add_pandas(title)
     type(source).execution_engine_override = _lean_engine()
@@ -89,7 +82,7 @@ def _run_checkpoint(suites: Sequence[Suite], pages: Path | None, title: str) -> 
 
 def _framed_definition(frames: Mapping[str, Any]) -> Any:
     """A validation definition that brings its own frame: a checkpoint would hand one frame to all of them."""
-    gx = _load()
+    gx = load()
 
     class FramedDefinition(gx.ValidationDefinition):  # type: ignore[name-defined,misc]  # the library has no types
         def run(self, *, batch_parameters: Any = None, **rest: Any) -> Any:
@@ -125,7 +118,7 @@ def _lean_engine() -> Any:
 
 
 def _context(pages: Path | None, title: str) -> Any:
-    gx = _load()
+    gx = load()
     from great_expectations.data_context.types.base import ProgressBarsConfig
 
     context = gx.get_context(mode="ephemeral")

@@ -13,7 +13,7 @@ from gatecast.features.targets import build_targets, known_before, target_name
 from gatecast.market.candles import timeframe_ms
 from gatecast.market.expectations import Finding, failures_of, report, warnings_of
 from gatecast.market.gate import require_validated
-from gatecast.market.quality import check, load_in_background
+from gatecast.market.quality import check
 from gatecast.market.snapshot import read_snapshot
 from gatecast.steps.stage import run_stage, say
 from gatecast.workspace import Workspace, file_sha256, write_atomically, write_json
@@ -33,7 +33,6 @@ def run(
             does not hold.
     """
     require_validated(workspace.reports / "validation.json", workspace.clean)
-    loading = load_in_background()
     boundary, _ = split.resolved
     candles = pl.read_parquet(workspace.clean)
 
@@ -47,7 +46,6 @@ def run(
     write_json(workspace.reports / "leakage.json", {**proof, "breaches": [asdict(breach) for breach in breaches]})
     if breaches:
         raise GateRefused(f"{breaches[0]}; {len(breaches)} column(s) in all, see reports/leakage.json")
-    loading.join()
     findings = check(feature_suites(rows, spans, model.horizons, limits), workspace.feature_docs, "features")
     write_json(workspace.reports / "feature_validation.json", report(findings, file_sha256(workspace.clean)))
     _judge(findings, workspace)

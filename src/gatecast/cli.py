@@ -164,9 +164,9 @@ def _run_step(name: str, workspace: Workspace, config: Config, refetch: tuple[da
     else:
         from gatecast.summary import quality_warnings
 
-        if pipeline.reproduce(workspace, name, alone=False, say=say) is pipeline.Outcome.SKIPPED:
-            for warning in quality_warnings(workspace, name):
-                say(warning)
+        skipped = pipeline.reproduce(workspace, name, alone=False, say=say) is pipeline.Outcome.SKIPPED
+        for warning in quality_warnings(workspace, name) if skipped else ():
+            say(warning)
     return {"status": "done"}
 
 

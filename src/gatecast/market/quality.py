@@ -101,7 +101,7 @@ def _lean_engine() -> Any:
     from great_expectations.execution_engine.pandas_batch_data import PandasBatchData
     from great_expectations.execution_engine.pandas_execution_engine import PandasExecutionEngine as Base
 
-    class PandasExecutionEngine(Base):  # type: ignore[misc]  # the library has no types
+    class PandasExecutionEngine(Base):
         def get_domain_records(self, domain_kwargs: dict[str, Any]) -> Any:
             records = super().get_domain_records(domain_kwargs)
             used = [domain_kwargs[name] for name in ("column", "column_A", "column_B") if name in domain_kwargs]

@@ -23,6 +23,8 @@ from gatecast.workspace import Workspace, write_atomically, write_json
 from tests.conftest import MARKET, random_candles
 from tests.market.real_candles import real_candles
 
+pytestmark = pytest.mark.slow
+
 CLEAN = CleanConfig(outlier_bars=48, outlier_deviations=8.0)
 N_BARS = 1500  # two months and a bit
 SECOND = "ETH/USDT"

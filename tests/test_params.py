@@ -79,6 +79,13 @@ def test_a_setting_that_moves_the_market_of_a_profile_empties_its_split(workspac
     assert read_config(workspace).split.development_end is None
 
 
+def test_another_calendar_numbers_the_bars_anew_and_empties_the_split(workspace: Workspace) -> None:
+    configure(workspace, None, ["ingest.timeframe=1d"])
+    freeze_split(workspace, "2022-01-01T00:00Z", 100)
+    configure(workspace, None, ["ingest.calendar=XNYS"])
+    assert read_config(workspace).split.development_end is None
+
+
 def test_a_split_named_together_with_a_market_is_kept(workspace: Workspace) -> None:
     settings = ["ingest.timeframe=4h", "split.development_end=2022-01-01", "split.fold_bars=500"]
     configure(workspace, None, settings)

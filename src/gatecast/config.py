@@ -103,7 +103,8 @@ class IngestConfig(Section):
         description="candles that open at or after this instant (UTC) are left out; null: up to now"
     )
     files: str | None = Field(
-        description="path template with {exchange}, {symbol} (as BTC-USDT) and {timeframe}; needed by source: files"
+        description="path template with {exchange}, {symbol} (as BTC-USDT), {pair} (as BTCUSDT), {timeframe} and *"
+        " for any text, such as the month of a file; needed by source: files"
     )
     page_limit: int = Field(ge=2, le=5000, description="candles asked for in one request to an exchange")
     n_parallel: int = Field(
@@ -138,7 +139,7 @@ class CleanConfig(Section):
     """When a tick counts as an outlier."""
 
     outlier_bars: Bars = Field(
-        ge=10, description="past bars over which the median absolute deviation of log returns is taken"
+        ge=10, description="known log returns before a bar, of which median and median absolute deviation are taken"
     )
     outlier_deviations: float = Field(
         gt=0, description="scaled deviations from the median beyond which a bar is marked as outlier"

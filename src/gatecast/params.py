@@ -15,7 +15,8 @@ from gatecast.errors import ConfigurationError
 from gatecast.workspace import Workspace, write_atomically
 
 _BASE_PROFILE = "sample"  # holds the shipped value of every key that any profile sets
-_MARKET_KEYS = ("source", "exchange", "symbols", "timeframe", "start")  # a change of any of them moves the split
+# a change of any of them moves the split
+_MARKET_KEYS = ("source", "exchange", "symbols", "timeframe", "calendar", "start")
 _EMPTY_SPLIT: Final = {"split": {"development_end": None, "fold_bars": None}}
 _ABSENT: Final = object()
 _YAML_NULL = "tag:yaml.org,2002:null"  # written as a word: an empty value reads like a mistake
@@ -34,8 +35,8 @@ def read_config(workspace: Workspace) -> Config:
 def configure(workspace: Workspace, profile: str | None, settings: Sequence[str]) -> dict[str, tuple[Any, Any]]:
     """Write a profile and then single settings into the active configuration, in one atomic step after validation.
 
-    A change of market, timeframe or start empties the section `split`, for `ingest` to resolve anew; a profile given
-    again, for the market that it already has, leaves the boundary where it was.
+    A change of market, timeframe, calendar or start empties the section `split`, for `ingest` to resolve anew; a
+    profile given again, for the market that it already has, leaves the boundary where it was.
 
     Args:
         workspace: Whose configuration.

@@ -29,7 +29,8 @@ def read_status(workspace: Workspace, config: Config) -> dict[str, Any]:
     current = champion(config.promote.model_name)
     return {
         "markets": [
-            coverage(store, market, config.ingest.start, config.ingest.end) for market in kept_markets(config.ingest)
+            coverage(store, market, config.ingest.start, config.ingest.end, config.ingest.calendar)
+            for market in kept_markets(config.ingest)
         ],
         "frozen": str(frozen) if frozen else None,
         "frozen_is_configured": frozen == wanted,

@@ -4,9 +4,8 @@ from datetime import timedelta
 import polars as pl
 
 from gatecast.features.targets import build_targets, known_before
+from gatecast.market.grid import Grid
 from tests.conftest import clean_candles, random_candles
-
-HOUR_MS = 3_600_000
 
 
 def test_a_target_is_the_log_return_to_the_bar_so_far_ahead_and_null_across_a_missing_close() -> None:
@@ -28,8 +27,8 @@ def test_what_is_known_before_a_boundary_does_not_change_with_what_comes_after()
     boundary = candles["ts"][0] + timedelta(hours=60)
 
     def development(some: pl.DataFrame) -> pl.DataFrame:
-        rows = some.select("symbol", "ts", "close").hstack(build_targets(some, (1, 24)))
-        return known_before(rows, (1, 24), boundary, HOUR_MS)
+        rows = some.select("symbol", "ts", "bar", "close").hstack(build_targets(some, (1, 24)))
+        return known_before(rows, (1, 24), Grid("1h").first_open(boundary))
 
     changed = candles.with_columns(
         pl.when(pl.col("ts") >= boundary).then(pl.col("close") * 9).otherwise("close").alias("close")

@@ -14,7 +14,7 @@ from gatecast.errors import ConfigurationError, DataError, GatecastError, Networ
 from gatecast.market.candles import TS, Market, from_ms, to_ms
 from gatecast.market.exchange import CREDENTIALS, URL_VARIABLE, Venue
 from gatecast.market.fetch import fetch
-from gatecast.market.gaps import CAUSE, END, OURS, REASON, START, VENUE, read_gaps
+from gatecast.market.gaps import CAUSE, END, OURS, REASON, START, VENUE, Hole, as_gaps, read_gaps, write_gaps
 from gatecast.market.revisions import read_revisions
 from gatecast.market.sample import read_sample
 from gatecast.market.store import Store, merge_candles, read_candles
@@ -157,6 +157,22 @@ def test_a_hole_of_our_own_making_is_fetched_and_one_of_the_venue_is_confirmed_o
     exchange.requests.clear()
     fetched(ingest, store)
     assert len(exchange.requests) == 1, "a confirmed hole is not asked for again"
+
+
+def test_a_hole_that_another_process_confirms_meanwhile_stays_on_record(
+    start: Start, ingest: IngestConfig, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start()
+    theirs = Hole(to_ms(RECENT[TS][0]) - 7_200_000, to_ms(RECENT[TS][0]) - 3_600_000)
+    page = Venue.page
+
+    async def meanwhile(self: Venue, *arguments: object) -> pl.DataFrame:
+        write_gaps(store.ledger, MARKET, as_gaps([theirs], VENUE, "the venue shows none", NOW))
+        return await page(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Venue, "page", meanwhile)
+    fetched(ingest, store)
+    assert venue_gaps(store) == [(from_ms(theirs.start), from_ms(theirs.end))]
 
 
 def test_a_hole_longer_than_a_page_is_confirmed(start: Start, ingest: IngestConfig, store: Store) -> None:
@@ -326,8 +342,6 @@ def test_a_day_that_is_asked_for_again_brings_revisions_and_reopens_its_holes(
     fetched(ingest, store)
     assert len(read_candles(store.candles, MARKET)) == len(TRUTH) - 3, "nothing asks again by itself"
     day = RECENT[TS][100].replace(hour=0, minute=0)
-    from gatecast.market.gaps import Hole
-
     found = fetched(ingest, store, refetch=(Hole(to_ms(day), to_ms(day + timedelta(days=2))),))
     assert found.equals(corrected[:-1])
     assert venue_gaps(store) == []

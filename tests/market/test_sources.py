@@ -60,14 +60,40 @@ def test_nothing_is_stored_when_one_of_several_files_is_bad(tmp_path: Path, file
     assert read_candles(tmp_path / "candles", MARKET).is_empty()
 
 
-def test_candles_that_are_not_closed_yet_are_left_out_and_said_so(tmp_path: Path, files: IngestConfig) -> None:
+def test_what_is_not_closed_yet_is_handed_on_for_clean_to_see_and_never_stored(
+    tmp_path: Path, files: IngestConfig
+) -> None:
     said: list[str] = []
     now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
     rows = random_candles(50, start=now - timedelta(hours=45))
     write(tmp_path, "BTC-USDT", rows)
     (candles,) = collect(files, tmp_path, store_in(tmp_path), said.append).values()
-    assert candles.equals(rows[:45])
+    assert candles.equals(rows)
+    assert read_candles(tmp_path / "candles", MARKET).equals(rows[:45])
     assert any("5 candles are not closed yet" in line for line in said)
+    write(tmp_path, "BTC-USDT", rows[45:])
+    with pytest.raises(DataError, match="none of the 5 candles of binance BTC/USDT 1h is closed yet"):
+        collect(files, tmp_path, store_in(tmp_path), silent)
+
+
+@pytest.mark.parametrize("template", ["in/{pair}.parquet", "in/*{symbol}.parquet", "in/../in/BTC-USDT.parquet"])
+def test_one_file_for_two_markets_or_a_copy_of_it_is_refused_with_both_names(
+    tmp_path: Path, files: IngestConfig, template: str
+) -> None:
+    for name in ("BTC-USDT", "BTCUSDT"):
+        write(tmp_path, name, random_candles(100))
+    own = files.model_copy(update={"files": template, "reference_exchange": "kraken"})
+    with pytest.raises(DataError, match=r"for binance BTC/USDT 1h and for kraken BTC/USDT 1h: one file cannot be both"):
+        collect(own, tmp_path, store_in(tmp_path), silent)
+    assert not (tmp_path / "candles").exists()
+    apart = own.model_copy(update={"files": "in/{exchange}-{symbol}.parquet"})
+    for exchange in ("binance", "kraken"):
+        write(tmp_path, f"{exchange}-BTC-USDT", random_candles(100))
+    with pytest.raises(DataError, match="the candles of kraken BTC/USDT 1h are those of binance BTC/USDT 1h"):
+        collect(apart, tmp_path, store_in(tmp_path), silent)
+    assert not (tmp_path / "candles").exists()
+    write(tmp_path, "kraken-BTC-USDT", random_candles(100, seed=1))
+    assert len(collect(apart, tmp_path, store_in(tmp_path), silent)) == 2
 
 
 def test_only_the_wanted_span_is_taken_and_an_empty_one_is_named(tmp_path: Path, files: IngestConfig) -> None:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -114,11 +115,11 @@ def test_a_full_disk_is_named_and_each_month_is_as_before_or_complete(
     revised = CANDLES.with_columns(close=pl.col("close") * 2, high=pl.col("high") * 2)
     write = pl.DataFrame.write_parquet
 
-    def full(frame: pl.DataFrame, path: Path) -> None:
+    def full(frame: pl.DataFrame, path: Path, **options: Any) -> None:
         if "2024-02" in path.name:
             path.write_bytes(b"half a file")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write(frame, path)
+        write(frame, path, **options)
 
     with monkeypatch.context() as patch, pytest.raises(GatecastError, match="No space left on device"):
         patch.setattr(pl.DataFrame, "write_parquet", full)

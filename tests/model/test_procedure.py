@@ -50,6 +50,7 @@ def card(small: Config) -> ModelCard:
         "binance",
         ("BTC/USDT",),
         "1h",
+        None,
         {"BTC/USDT": "2024-01-01T00:00Z"},
         {"BTC/USDT": "2024-02-01T00:00Z"},
         small.features,

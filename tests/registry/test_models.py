@@ -48,7 +48,13 @@ def folder(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
         path,
         model,
         ModelCard(
-            "binance", ("BTC/USDT",), "1h", {"BTC/USDT": "2024-01-01T00:00Z"}, {"BTC/USDT": "2024-01-26T00:00Z"}, spans
+            "binance",
+            ("BTC/USDT",),
+            "1h",
+            None,
+            {"BTC/USDT": "2024-01-01T00:00Z"},
+            {"BTC/USDT": "2024-01-26T00:00Z"},
+            spans,
         ),
         {},
     )

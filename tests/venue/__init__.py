@@ -4,6 +4,8 @@ Tests start it in their own process; `python -m tests.venue --help` tells how to
 """
 
 from tests.venue.faults import (
+    BREAK,
+    DELISTED,
     DUPLICATES,
     EMPTY,
     FUTURE,
@@ -22,8 +24,11 @@ from tests.venue.faults import (
 )
 from tests.venue.klines import aggregated, derived_markets
 from tests.venue.server import StandInExchange
+from tests.venue.weights import peak_weight
 
 __all__ = [
+    "BREAK",
+    "DELISTED",
     "DUPLICATES",
     "EMPTY",
     "FUTURE",
@@ -42,4 +47,5 @@ __all__ = [
     "aggregated",
     "chaos",
     "derived_markets",
+    "peak_weight",
 ]

@@ -22,17 +22,34 @@ STALE: Final = "stale"  # as it was some bars ago, the last row half-built as it
 GARBAGE: Final = "garbage"  # a null in one row, text for a number in the next
 FUTURE: Final = "future"  # also a row that opens years from now
 
-NAMES: Final = (*(OK, RESET, TIMEOUT, TRUNCATED, PAGE, EMPTY, DUPLICATES, SHUFFLED, OVERLAP, STALE, GARBAGE, FUTURE),)
+# the end of a symbol, from this request on
+BREAK: Final = "break"  # trades no more: status BREAK, no candle after the present one
+DELISTED: Final = "delisted"  # gone, and its history with it
+
+_SPOILT: Final = (TRUNCATED, PAGE, EMPTY, DUPLICATES, SHUFFLED, OVERLAP, STALE, GARBAGE, FUTURE)
+NAMES: Final = (OK, RESET, TIMEOUT, *_SPOILT, BREAK, DELISTED)
 STATUSES: Final = (429, 418, 500, 502, 503, 451, 403, 401)
 REFUSALS: Final = (451, 403, 401)  # asking again does not help
-TRANSIENT: Final = tuple(kind for kind in (*STATUSES, *NAMES) if kind not in (*REFUSALS, OK))
+TRANSIENT: Final = (*(status for status in STATUSES if status not in REFUSALS), RESET, TIMEOUT, *_SPOILT)
 
 HTML: Final = "<html><body><h1>maintenance</h1></body></html>"
 _WORDS: Final = {
     401: {"code": -2014, "msg": "API-key format invalid."},
-    418: {"code": -1003, "msg": "Way too much request weight used; IP banned. Please use WebSocket Streams."},
-    429: {"code": -1003, "msg": "Too much request weight used; current limit is 6000 request weight per 1 MINUTE."},
+    418: {
+        "code": -1003,
+        "msg": "Way too much request weight used; IP banned until 1659146400000. Please use WebSocket Streams for live "
+        "updates to avoid bans.",
+    },
+    429: {
+        "code": -1003,
+        "msg": "Too much request weight used; current limit is 6000 request weight per 1 MINUTE. Please use WebSocket "
+        "Streams for live updates to avoid polling the API.",
+    },
     451: {"code": 0, "msg": "Service unavailable from a restricted location according to 'b. Eligibility'."},
+    503: {
+        "code": -1008,
+        "msg": "Server is currently overloaded with other requests. Please try again in a few minutes.",
+    },
 }
 
 

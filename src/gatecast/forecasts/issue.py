@@ -1,14 +1,15 @@
 """From a fitted model and candles to the forecast of the newest bar, in the flow and in the registry's pyfunc alike."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import polars as pl
 
 from gatecast.errors import DataError
 from gatecast.features.catalogue import build_features, look_back
 from gatecast.forecasts.columns import ISSUED_AT, LEVEL, LOG_RETURN, MARKET, PRICE, TARGET_AT
-from gatecast.market.candles import CLOSE, SYMBOL, TS, Market, iso, timeframe_ms
+from gatecast.market.candles import CLOSE, SYMBOL, TS, TS_TYPE, Market, iso
 from gatecast.market.cleaning import clean_grid
+from gatecast.market.grid import Grid
 from gatecast.model.folder import ModelCard
 from gatecast.model.predictions import HORIZON, LEVELS, QUANTILES
 from gatecast.model.procedure import FittedModel
@@ -31,8 +32,7 @@ def issue_forecast(model: FittedModel, card: ModelCard, candles: pl.DataFrame) -
         DataError: No candle of the model's markets, too few to forecast from, or none that is newer than what the
             model was trained on.
     """
-    length = timeframe_ms(card.timeframe)
-    candle, needed = timedelta(milliseconds=length), bars_needed(model, card)
+    grid, needed = Grid(card.timeframe, card.calendar), bars_needed(model, card)
     tables = []
     for symbol in card.symbols:
         own = candles.filter(pl.col(SYMBOL) == symbol).drop(SYMBOL)
@@ -40,17 +40,20 @@ def issue_forecast(model: FittedModel, card: ModelCard, candles: pl.DataFrame) -
             raise DataError(f"no candle of {symbol} to forecast from; the model forecasts {', '.join(card.symbols)}")
         market = Market(card.exchange, symbol, card.timeframe)
         newest = own.sort(TS, maintain_order=True).tail(needed)
-        reach = max(newest[TS][-1] - (needed - 1) * candle, datetime.fromisoformat(card.train_starts[symbol]))
+        last = grid.bar_of(newest[TS][-1])
+        first = max(last - needed + 1, grid.bar_of(datetime.fromisoformat(card.train_starts[symbol])))
+        reach = grid.opens_at(first)
         if newest[TS][0] > reach:
             raise DataError(
                 f"{len(newest)} candles of {market} reach back to {iso(newest[TS][0])}, and the model needs those from"
                 f" {iso(reach)} on: a forecast from fewer would not be the one that was evaluated"
             )
-        rows = build_features(clean_grid(newest, market, newest[TS][-1] + candle)[0], card.spans)
+        regular, _, _ = clean_grid(newest, market, grid.closes_at(last), card.calendar)
+        rows = build_features(regular, card.spans)
         forecast = model.predict(rows).join(rows.select(SYMBOL, TS, CLOSE), on=[SYMBOL, TS])
         if forecast.is_empty():
             raise DataError(f"no candle of {market} has a known volatility to forecast from")
-        tables.append(_as_rows(forecast.filter(pl.col(TS) == forecast[TS].max()), market, length))
+        tables.append(_as_rows(forecast.filter(pl.col(TS) == forecast[TS].max()), market, grid))
         issued_at, train_end = tables[-1][ISSUED_AT][0], datetime.fromisoformat(card.train_ends[symbol])
         if issued_at < train_end:
             raise DataError(
@@ -65,15 +68,16 @@ def bars_needed(model: FittedModel, card: ModelCard) -> int:
     return history_bars(look_back(card.spans), model.stride, model.burn_in)
 
 
-def _as_rows(newest: pl.DataFrame, market: Market, length: int) -> pl.DataFrame:
+def _as_rows(newest: pl.DataFrame, market: Market, grid: Grid) -> pl.DataFrame:
     long = newest.unpivot(QUANTILES, index=[TS, HORIZON, CLOSE], variable_name=LEVEL, value_name=LOG_RETURN)
     level_of = dict(zip(QUANTILES, LEVELS, strict=True))
-    issued_at = pl.col(TS) + pl.duration(milliseconds=length)
+    bar = grid.bar_of(newest[TS][0])
+    target_at = {horizon: grid.closes_at(bar + horizon) for horizon in newest[HORIZON].unique()}
     return long.select(
         pl.lit(str(market)).alias(MARKET),
-        issued_at.alias(ISSUED_AT),
+        pl.lit(grid.closes_at(bar), dtype=TS_TYPE).alias(ISSUED_AT),
         HORIZON,
-        (issued_at + pl.duration(milliseconds=pl.col(HORIZON) * length)).alias(TARGET_AT),
+        pl.col(HORIZON).replace_strict(target_at, return_dtype=TS_TYPE).alias(TARGET_AT),
         pl.col(LEVEL).replace_strict(level_of, return_dtype=pl.Float64),
         LOG_RETURN,
         (pl.col(CLOSE) * pl.col(LOG_RETURN).exp()).alias(PRICE),

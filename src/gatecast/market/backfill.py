@@ -22,9 +22,21 @@ import polars as pl
 from gatecast.errors import DataError
 from gatecast.market.candles import TS, Market, from_ms, iso, timeframe_ms, to_ms
 from gatecast.market.exchange import Venue
-from gatecast.market.gaps import OURS, VENUE, Hole, as_gaps, confirmed, missing, read_gaps, without, write_gaps
+from gatecast.market.gaps import (
+    END,
+    OURS,
+    START,
+    VENUE,
+    Hole,
+    as_gaps,
+    confirmed,
+    missing,
+    read_gaps,
+    without,
+    write_gaps,
+)
 from gatecast.market.intake import Intake
-from gatecast.market.store import Store
+from gatecast.market.store import Store, alone
 
 _OLDEST: Final = to_ms(datetime(2009, 1, 1, tzinfo=UTC))  # no venue has candles from before the first bitcoin
 _WEEK_MS: Final = 604_800_000  # by which the clock of a venue may be behind
@@ -53,7 +65,7 @@ class Backfill:
         """
         self._venue = venue
         self._market = market
-        self._ledger = store.ledger
+        self._store = store
         self._progress = progress
         self._length = timeframe_ms(market.timeframe)
         self._step = (venue.page_limit - 1) * self._length  # the last candle of an answer is not taken
@@ -78,6 +90,7 @@ class Backfill:
         """
         self._start = -(-to_ms(start) // self._length) * self._length if start else 0
         self._end = to_ms(end) if end else _NEVER
+        self._again = again
         try:
             self._now = to_ms(await self._venue.open())  # its clock says how far there may be candles
             self._trading = self._venue.is_trading(self._market)
@@ -224,7 +237,12 @@ class Backfill:
         return missing(self.intake.stamps, self._gaps, Hole(self._start, min(until, self._end)), self._length)
 
     def _write_ledger(self, still_open: pl.DataFrame) -> None:
-        write_gaps(self._ledger, self._market, pl.concat([self._gaps, still_open]))
+        with alone(self._store, self._market):  # another process may have confirmed holes meanwhile
+            theirs = confirmed(read_gaps(self._store.ledger, self._market))
+            for hole in self._again:
+                theirs = without(theirs, hole)
+            known = pl.concat([theirs, self._gaps]).unique([START, END], keep="first")
+            write_gaps(self._store.ledger, self._market, pl.concat([known, still_open]))
 
 
 @dataclass

@@ -16,7 +16,7 @@ from gatecast.errors import ConfigurationError, DataError
 
 SYMBOL: Final = "symbol"
 TS: Final = "ts"
-BAR: Final = "bar"  # candles since the epoch: ts divided by the timeframe
+BAR: Final = "bar"  # consecutive number of a candle on the grid of its market
 OPEN: Final = "open"
 HIGH: Final = "high"
 LOW: Final = "low"

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import polars as pl
 
@@ -22,11 +23,12 @@ from gatecast.market.candles import (
     VALUES,
     VOLUME,
     Market,
-    timeframe_ms,
 )
+from gatecast.market.grid import Grid
+from gatecast.market.outliers import mark_outliers
 
 _ROW = "_row"
-_MAD_TO_DEVIATION = 1.4826  # of a normal distribution
+_MONTH = "_month"
 
 
 @dataclass(frozen=True)
@@ -37,15 +39,18 @@ class CleanMarket:
         candles: A row a bar from the first to the last: symbol, ts, bar, prices and volume (null where missing),
             missing, outlier.
         quarantine: Raw rows that cannot be: symbol, ts, prices, volume, reason.
-        counts: Raw, clean, quarantined and duplicate rows, missing bars and so on, for people and for the limits.
+        counts: Raw, clean, quarantined and duplicate rows, missing and filler bars and so on, and some of them by
+            month, for people and for the limits.
     """
 
     candles: pl.DataFrame
     quarantine: pl.DataFrame
-    counts: dict[str, object]
+    counts: dict[str, Any]
 
 
-def clean_market(raw: pl.DataFrame, market: Market, end: datetime, config: CleanConfig) -> CleanMarket:
+def clean_market(
+    raw: pl.DataFrame, market: Market, end: datetime, config: CleanConfig, calendar: str | None = None
+) -> CleanMarket:
     """Clean one market.
 
     Each raw row ends in exactly one place: raw = clean + quarantined + duplicates.
@@ -55,22 +60,28 @@ def clean_market(raw: pl.DataFrame, market: Market, end: datetime, config: Clean
         market: Whose rows.
         end: Instant from which on everything is in the future.
         config: When a tick is an outlier.
+        calendar: Code of the calendar of its sessions; None for a market that is never closed.
 
     Raises:
-        DataError: No row survives.
+        DataError: No row survives, or a row was lost on the way.
     """
-    candles, quarantine, n_duplicates = clean_grid(raw, market, end)
-    marked = _mark_outliers(candles, config)
-    return CleanMarket(marked, quarantine, _counts(len(raw), marked, quarantine, n_duplicates))
+    grid, quarantine, n_duplicates = clean_grid(raw, market, end, calendar)
+    account_for(market, len(raw), grid, quarantine, n_duplicates)
+    candles = mark_outliers(grid, config)
+    counts = _counts(candles, quarantine) | {"raw": len(raw), "duplicates": n_duplicates}
+    return CleanMarket(candles, quarantine, counts | {"by_month": _by_month(raw, candles, quarantine)})
 
 
-def clean_grid(raw: pl.DataFrame, market: Market, end: datetime) -> tuple[pl.DataFrame, pl.DataFrame, int]:
+def clean_grid(
+    raw: pl.DataFrame, market: Market, end: datetime, calendar: str | None = None
+) -> tuple[pl.DataFrame, pl.DataFrame, int]:
     """The regular grid of one market, without marks of outliers.
 
     Args:
         raw: Candle columns, any order; of rows that share an open time the first good one counts.
         market: Whose rows.
         end: Instant from which on everything is in the future.
+        calendar: Code of the calendar of its sessions; None for a market that is never closed.
 
     Returns:
         The grid, the quarantine, and how many rows repeated another to the last value.
@@ -78,8 +89,9 @@ def clean_grid(raw: pl.DataFrame, market: Market, end: datetime) -> tuple[pl.Dat
     Raises:
         DataError: No row survives.
     """
-    length = timeframe_ms(market.timeframe)
-    judged = raw.with_row_index(_ROW).with_columns(_reason(length, end).alias(REASON))
+    grid = Grid(market.timeframe, calendar)
+    judged = raw.with_row_index(_ROW).hstack([grid.numbers(raw[TS])])
+    judged = judged.with_columns(_reason(grid, end).alias(REASON))
     good = judged.filter(pl.col(REASON).is_null())
     kept = good.unique(TS, keep="first", maintain_order=True)
     again = good.join(kept, on=_ROW, how="anti").join(kept.select(TS, *VALUES), on=TS, suffix="_kept")
@@ -89,10 +101,31 @@ def clean_grid(raw: pl.DataFrame, market: Market, end: datetime) -> tuple[pl.Dat
     quarantine = bad.sort(TS, _ROW).select(pl.lit(market.symbol).alias(SYMBOL), TS, *VALUES, REASON)
     if kept.is_empty():
         raise DataError(f"none of the {len(raw)} rows of {market} is a candle of it: {_most_frequent(quarantine)}")
-    return _grid(kept, market, length), quarantine, len(again) - len(conflicting)
+    return _regular(kept, market, grid), quarantine, len(again) - len(conflicting)
 
 
-def _reason(length: int, end: datetime) -> pl.Expr:
+def account_for(market: Market, n_raw: int, grid: pl.DataFrame, quarantine: pl.DataFrame, n_duplicates: int) -> None:
+    """Make sure that each raw row has ended in exactly one place.
+
+    Args:
+        market: Whose rows.
+        n_raw: Rows that came in.
+        grid: The bars, with their column `missing`.
+        quarantine: The rows that cannot be.
+        n_duplicates: Rows that repeated another.
+
+    Raises:
+        DataError: A row was lost, or counted twice.
+    """
+    n_clean = int((~grid[MISSING]).sum())
+    if n_raw != n_clean + len(quarantine) + n_duplicates:
+        raise DataError(
+            f"{market}: {n_raw} raw rows became {n_clean} clean, {len(quarantine)} quarantined and {n_duplicates}"
+            f" duplicate ones, {n_clean + len(quarantine) + n_duplicates} in all: nothing was written; please report it"
+        )
+
+
+def _reason(grid: Grid, end: datetime) -> pl.Expr:
     """Why a row cannot be, null if it can; the first reason that holds."""
     prices, values = pl.col(PRICES), pl.col(VALUES)
     body_top, body_bottom = pl.max_horizontal(OPEN, CLOSE), pl.min_horizontal(OPEN, CLOSE)
@@ -107,54 +140,74 @@ def _reason(length: int, end: datetime) -> pl.Expr:
         .then(pl.lit("high is below open or close"))
         .when(pl.col(LOW) > body_bottom)
         .then(pl.lit("low is above open or close"))
-        .when(pl.col(TS).dt.epoch("ms") % length != 0)
-        .then(pl.lit("open time is off the grid"))
-        .when(pl.col(TS) + pl.duration(milliseconds=length) > end)
+        .when(pl.col(BAR).is_null())
+        .then(grid.why_off(pl.col(TS)))
+        .when(pl.col(TS) + pl.duration(milliseconds=grid.length) > end)
         .then(pl.lit("candle is in the future"))
     )
 
 
-def _grid(kept: pl.DataFrame, market: Market, length: int) -> pl.DataFrame:
-    numbered = kept.with_columns((pl.col(TS).dt.epoch("ms") // length).alias(BAR))
-    first, last = numbered.select(pl.col(BAR).min().alias("first"), pl.col(BAR).max().alias("last")).row(0)
-    bars = pl.DataFrame({BAR: pl.int_range(first, last + 1, eager=True)})
-    return bars.join(numbered, on=BAR, how="left", maintain_order="left").select(
-        pl.lit(market.symbol).alias(SYMBOL),
-        (pl.col(BAR) * length).cast(pl.Datetime("ms")).dt.replace_time_zone("UTC").alias(TS),
-        BAR,
-        *VALUES,
-        pl.col(CLOSE).is_null().alias(MISSING),
+def _regular(kept: pl.DataFrame, market: Market, grid: Grid) -> pl.DataFrame:
+    first, last = kept.select(pl.col(BAR).min().alias("first"), pl.col(BAR).max().alias("last")).row(0)
+    bars = pl.int_range(first, last + 1, eager=True).alias(BAR)
+    return (
+        pl.DataFrame([grid.stamps(bars), bars])
+        .join(kept.select(TS, *VALUES), on=TS, how="left", maintain_order="left")
+        .select(pl.lit(market.symbol).alias(SYMBOL), TS, BAR, *VALUES, pl.col(CLOSE).is_null().alias(MISSING))
     )
 
 
-def _mark_outliers(candles: pl.DataFrame, config: CleanConfig) -> pl.DataFrame:
-    """Hampel's identifier on log returns, against median and deviation of the bars before (Hampel 1974, JASA 69)."""
-    log_return = pl.col(CLOSE).log().diff()
-    past = log_return.shift(1)
-    window, least = config.outlier_bars, config.outlier_bars // 2
-    middle = past.rolling_median(window, min_samples=least)
-    deviation = (past - middle).abs().rolling_median(window, min_samples=least) * _MAD_TO_DEVIATION
-    far = (log_return - middle).abs() > config.outlier_deviations * deviation
-    return candles.with_columns((far & (deviation > 0)).fill_null(value=False).alias(OUTLIER))
-
-
-def _counts(n_raw: int, candles: pl.DataFrame, quarantine: pl.DataFrame, n_duplicates: int) -> dict[str, object]:
-    n_clean = int((~candles[MISSING]).sum())
-    assert n_raw == n_clean + len(quarantine) + n_duplicates, "a raw row was lost or counted twice"
-    runs = candles.select(pl.col(MISSING).rle()).unnest(MISSING).filter(pl.col("value"))
+def _counts(candles: pl.DataFrame, quarantine: pl.DataFrame) -> dict[str, Any]:
     reasons = quarantine.group_by(REASON, maintain_order=True).len().sort(REASON)
+    fillers = candles.select(_is_filler())[CLOSE]
     return {
-        "raw": n_raw,
-        "clean": n_clean,
+        "clean": int((~candles[MISSING]).sum()),
         "quarantined": len(quarantine),
-        "duplicates": n_duplicates,
         "missing": int(candles[MISSING].sum()),
         "outliers": int(candles[OUTLIER].sum()),
-        "longest_hole": int(runs["len"].max() or 0),  # type: ignore[arg-type]  # a count, typed as any literal
+        "filler": int(fillers.sum()),
+        "longest_hole": _longest_run(candles[MISSING]),
+        "longest_filler": _longest_run(fillers),
         "first": candles[TS][0].isoformat(),
         "last": candles[TS][-1].isoformat(),
         "reasons": dict(reasons.iter_rows()),
     }
+
+
+def _is_filler() -> pl.Expr:
+    """Whether a bar looks like one that a vendor has filled a hole with: no volume, and all prices the last close.
+
+    Such bars are counted and stay as they are, since nothing in a file tells them from hours in which a venue was open
+    and nobody traded. Measured on BTC/USDT 1h of one exchange, 2017 to 2021: a vendor's file has 117 of them: the
+    exchange's own candles have a hole at 109, just such a bar at 3, and trades at 5. Another exchange's own candles
+    have 28, in runs of up to 15. Neither values nor length of a run separate the two; only other candles do.
+    """
+    last_close = pl.col(CLOSE).forward_fill().shift(1)
+    still = pl.all_horizontal(pl.col(name) == last_close for name in PRICES)
+    return ((pl.col(VOLUME) == 0) & still).fill_null(value=False).alias(CLOSE)
+
+
+def _longest_run(marks: pl.Series) -> int:
+    runs = marks.rle().struct.unnest()
+    return int(runs.filter("value")["len"].max() or 0)  # type: ignore[arg-type]  # a count, typed as any literal
+
+
+def _by_month(raw: pl.DataFrame, candles: pl.DataFrame, quarantine: pl.DataFrame) -> dict[str, dict[str, int]]:
+    """Bars on the grid, missing ones, quarantined and raw rows, by the month of their open time, such as 2021-03."""
+    columns = {
+        "bars": candles[TS],
+        "missing": candles.filter(MISSING)[TS],
+        "quarantined": quarantine[TS],
+        "raw": raw[TS],
+    }
+    counted = pl.concat(
+        stamps.dt.to_string("%Y-%m").value_counts(name="n").rename({TS: _MONTH}).with_columns(kind=pl.lit(kind))
+        for kind, stamps in columns.items()
+    )
+    table: dict[str, dict[str, int]] = {}
+    for month, n, kind in counted.sort(_MONTH).iter_rows():
+        table.setdefault(month, dict.fromkeys(columns, 0))[kind] = n
+    return table
 
 
 def _most_frequent(quarantine: pl.DataFrame) -> str:

@@ -7,11 +7,14 @@ import polars as pl
 
 from gatecast.market.candles import TS, Market, from_ms, iso, timeframe_ms, to_ms
 from gatecast.market.gaps import CAUSE, OURS, REASON, Hole, confirmed, missing, read_gaps
+from gatecast.market.grid import Grid
 from gatecast.market.revisions import read_revisions
 from gatecast.market.store import Store, read_candles
 
 
-def coverage(store: Store, market: Market, start: datetime | None, end: datetime | None) -> dict[str, Any]:
+def coverage(
+    store: Store, market: Market, start: datetime | None, end: datetime | None, calendar: str | None = None
+) -> dict[str, Any]:
     """What is stored of a market, between the first candle that is wanted, or stored, and the last one stored.
 
     Args:
@@ -19,6 +22,7 @@ def coverage(store: Store, market: Market, start: datetime | None, end: datetime
         market: Which market.
         start: First open time that is wanted; None for the earliest that the venue has.
         end: Nothing that opens at or after it counts; None for no bound.
+        calendar: Code of the calendar of its sessions, whose closed days are no holes; None if it is never closed.
 
     Returns:
         Plain data: market, n_candles, n_revisions, open_because (why the last fetch left holes open); and, where there
@@ -41,11 +45,13 @@ def coverage(store: Store, market: Market, start: datetime | None, end: datetime
         return found
     first, closed_at = int(stamps[0]), int(stamps[-1]) + length
     stored, wanted = Hole(first, closed_at), Hole(min(to_ms(start), first) if start else first, closed_at)
-    inside = _sizes(missing(stamps, gaps.clear(), stored, length), length)
-    inside_ours = _sizes(missing(stamps, confirmed(gaps), stored, length), length)
-    ours = _sizes(missing(stamps, confirmed(gaps), wanted, length), length)
+    grid = Grid(market.timeframe, calendar)
+    closed_days = grid.closed_days(from_ms(wanted.start), from_ms(closed_at)).dt.epoch("ms")
+    open_or_not = pl.concat([stamps, closed_days])
+    inside = _sizes(missing(open_or_not, gaps.clear(), stored, length), length)
+    inside_ours = _sizes(missing(open_or_not, confirmed(gaps), stored, length), length)
+    ours = _sizes(missing(open_or_not, confirmed(gaps), wanted, length), length)
     n_bars = len(stamps) + sum(inside) + sum(ours) - sum(inside_ours)
-    age_ms = to_ms(datetime.now(UTC)) - closed_at
     return found | {
         "first": iso(from_ms(first)),
         "closed_at": iso(from_ms(closed_at)),
@@ -54,7 +60,7 @@ def coverage(store: Store, market: Market, start: datetime | None, end: datetime
             "venue": {"n": len(inside) - len(inside_ours), "bars": sum(inside) - sum(inside_ours)},
             "ours": {"n": len(ours), "bars": sum(ours)},
         },
-        "age_bars": age_ms // length,
+        "age_bars": grid.first_open(datetime.now(UTC)) - grid.first_open(from_ms(closed_at)),
     }
 
 

@@ -36,6 +36,7 @@ CREDENTIALS: Final = {  # variable of the environment to ccxt's name
 }
 _FIRST_ERROR: Final = 400  # of the statuses of HTTP
 _FIRST_SERVER_ERROR: Final = 500
+_SHARE_OF_LIMIT: Final = 0.99  # ccxt lets a burst of one token through on top: a whole minute stays below the limit
 _MAX_REASON: Final = 200  # characters of an answer that are shown
 
 
@@ -62,7 +63,7 @@ _answer: ContextVar[_Answer] = ContextVar("answer")  # of the task that asked
 class Venue:
     """One exchange, opened for its candles; `async with` closes its connections.
 
-    ccxt's own throttle keeps the rate limit of the venue, whatever the number of requests under way.
+    ccxt's own throttle keeps below the rate limit of the venue, whatever the number of requests under way.
     """
 
     def __init__(self, exchange: str, config: IngestConfig, sleep: Sleep = asyncio.sleep) -> None:
@@ -88,6 +89,8 @@ class Venue:
         self._client: Any = _client_class(exchange, self._patience)(
             {**self._credentials, "enableRateLimit": True, "timeout": int(config.timeout_s * 1000)}
         )
+        self._client.tokenBucket["refillRate"] *= _SHARE_OF_LIMIT
+        self._client.init_throttler()
         self._client.options["fetchCurrencies"] = False  # a private request where there are credentials
         fetched = self._client.options.get("fetchMarkets")
         contracts = any(":" in symbol for symbol in config.symbols)  # a contract has a colon in its symbol

@@ -1,13 +1,19 @@
-"""Candles from files: CSV or Parquet, one file a market, found through a path template.
+"""Candles from files, found through a path template and recognised by what is in them.
 
-A file has the columns ts, open, high, low, close and volume; others are ignored. `ts` is the open time: in Parquet a
-stamp (UTC if it names no zone), in CSV ISO 8601 or whole seconds or milliseconds since the epoch. Rows are handed on
-untouched and in file order, bad values included: judging them is the business of `clean`.
+Packing is told by the first bytes: Parquet, or CSV text, plain, in gzip or as the one file in a zip. Which columns hold
+the candles is told by their names (`gatecast.market.dialects`). Rows are handed on untouched and in the order of the
+files, duplicates and bad values included: judging them is the business of `clean`.
+
+Whether the last bar of a file was still open when it was downloaded cannot be told from the file: it looks like any
+other, with a close and a volume that are not final. Where that may be, set `ingest.end` to the last bar that is known
+to be complete. What is not closed by the clock of the run is in the future, and goes to quarantine.
 """
 
 import gzip
+import zipfile
 import zlib
-from collections import deque
+from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from string import Formatter
 from typing import Final
@@ -15,38 +21,102 @@ from typing import Final
 import polars as pl
 
 from gatecast.errors import ConfigurationError, DataError
-from gatecast.market.candles import TS, VALUES, Market, as_candles
+from gatecast.market.candles import Market, as_candles
+from gatecast.market.dialects import Table, candles_in, table_of_frame, table_of_text
 
-_PLACEHOLDERS: Final = ("exchange", "symbol", "timeframe")
-_FIRST_MS: Final = 10**11  # as milliseconds 1973, as seconds the year 5138: epoch counts below it are seconds
+_PLACEHOLDERS: Final = ("exchange", "symbol", "pair", "timeframe")
+_PARQUET, _GZIP, _ZIP = b"PAR1", b"\x1f\x8b", b"PK\x03\x04"
+_FAULTS: Final = (  # of the packing; a zip with a password is a RuntimeError
+    pl.exceptions.PolarsError,
+    OSError,
+    EOFError,
+    zlib.error,
+    UnicodeDecodeError,
+    zipfile.BadZipFile,
+    RuntimeError,
+)
 
 
 def read_files(template: str, root: Path, market: Market) -> pl.DataFrame:
-    """The candle file of one market.
+    """The candles of one market, of all its files in sorted order.
 
     Args:
-        template: Path with {exchange}, {symbol} (as BTC-USDT) and {timeframe}; relative paths start at `root`.
+        template: Path with {exchange}, {symbol} (as BTC-USDT), {pair} (as BTCUSDT), {timeframe} and * for any text;
+            relative paths start at `root`.
         root: The workspace.
-        market: Whose file.
+        market: Whose files.
 
     Raises:
         ConfigurationError: A placeholder that is not known.
-        DataError: The file is absent, empty, truncated, of another kind, or lacks a column; the message names the path.
+        DataError: A file is absent, empty, truncated, of another kind, or lacks a column; the message names the path,
+            and the line where there is one.
+    """
+    return pl.concat(_read(path, market) for path in files_of(template, root, market))
+
+
+def files_of(template: str, root: Path, market: Market) -> list[Path]:
+    """The files of one market, sorted.
+
+    Raises:
+        ConfigurationError: A placeholder that is not known.
+        DataError: There is none.
     """
     path = root / _fill(template, market)
+    starred = next((number for number, part in enumerate(path.parts) if "*" in part), None)
+    if starred is None:
+        found = [path] if path.exists() else []
+    else:
+        literal = "/".join(path.parts[starred:]).translate({ord("["): "[[]", ord("?"): "[?]"})
+        found = sorted(Path(*path.parts[:starred]).glob(literal))
+    if not found:
+        raise DataError(f"{path} does not exist: ingest.files is {template!r}, {market} was asked for")
+    return found
+
+
+def require_own_files(template: str, root: Path, markets: Sequence[Market]) -> None:
+    """Make sure that no two markets are read from the same file: a market held against itself always agrees.
+
+    Raises:
+        DataError: Two are; the message names both.
+    """
+    owners: dict[Path, Market] = {}
+    for market in markets:
+        for path in files_of(template, root, market):
+            owner = owners.setdefault(path.resolve(), market)
+            if owner != market:
+                raise DataError(
+                    f"ingest.files = {template!r} gives {path} for {owner} and for {market}: one file cannot be both;"
+                    " put {exchange} and {symbol} into the template"
+                )
+
+
+def _read(path: Path, market: Market) -> pl.DataFrame:
     try:
-        if path.name.endswith(".parquet"):
-            frame = pl.read_parquet(path)
-        elif path.name.endswith((".csv", ".csv.gz")):
-            frame = _read_csv(path)
-        else:
-            raise DataError(f"{path} is neither .csv, .csv.gz nor .parquet")
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist: ingest.files is {template!r}, {market} was asked for") from None
-    except (pl.exceptions.PolarsError, OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        return as_candles(candles_in(_table(path), market), str(path))
+    except _FAULTS as error:
         reason = " ".join(str(error).split("\n\n")[0].split())
         raise DataError(f"{path} cannot be read: {reason}; nothing of it was stored") from None
-    return as_candles(frame, str(path))
+
+
+def _table(path: Path) -> Table:
+    with path.open("rb") as file:
+        start = file.read(len(_PARQUET))
+    if start == _PARQUET:
+        return table_of_frame(pl.read_parquet(path), str(path))
+    return table_of_text(_unpacked(path, start).decode("utf-8-sig"), str(path))
+
+
+def _unpacked(path: Path, start: bytes) -> bytes:
+    content = path.read_bytes()
+    if start[:2] == _GZIP:
+        return gzip.decompress(content)
+    if start != _ZIP:
+        return content
+    with zipfile.ZipFile(BytesIO(content)) as archive:
+        names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX")]
+        if len(names) != 1:
+            raise DataError(f"{path} holds {len(names)} files, where one CSV is needed; nothing of it was stored")
+        return archive.read(names[0])  # checks the sum that the archive carries
 
 
 def _fill(template: str, market: Market) -> str:
@@ -60,71 +130,11 @@ def _fill(template: str, market: Market) -> str:
             f"ingest.files = {template!r} has {{{sorted(unknown)[0]}}}, which is not one of {known}"
         )
     try:
-        return template.format(exchange=market.exchange, symbol=market.slug, timeframe=market.timeframe)
+        return template.format(**_names(market))
     except (ValueError, IndexError) as error:
         raise ConfigurationError(f"ingest.files = {template!r} is not a path template: {error}") from None
 
 
-def _read_csv(path: Path) -> pl.DataFrame:
-    text = pl.read_csv(path, infer_schema=False)  # everything as text, so that a bad cell is found with its row
-    text = text.filter(~pl.all_horizontal(pl.all().str.strip_chars().fill_null("") == ""))  # blank lines
-    if (n_cells := _last_line(path).count(",") + 1) < len(text.columns):
-        raise DataError(
-            f"{path} ends in the middle of a line, after {n_cells} of {len(text.columns)} cells: it has been cut short,"
-            " and nothing of it was stored"
-        )
-    absent = [name for name in (TS, *VALUES) if name not in text.columns]
-    if absent:
-        found = ", ".join(text.columns)
-        raise DataError(f"{path} lacks the column(s) {', '.join(absent)} in its first line, which reads {found}")
-    return text.select(_stamps(text, path), *(_numbers(text, name, path) for name in VALUES))
-
-
-def _last_line(path: Path) -> str:
-    with gzip.open(path, "rt") if path.name.endswith(".gz") else path.open() as file:
-        last = deque((line for line in file if line.strip()), maxlen=1)
-    return last[0] if last else ""
-
-
-def _numbers(text: pl.DataFrame, name: str, path: Path) -> pl.Series:
-    """A column of numbers; an empty cell is NaN, so that it goes to quarantine and is seen there."""
-    cells = text[name].str.strip_chars().replace("", None)
-    numbers = cells.cast(pl.Float64, strict=False)
-    _refuse_first(text[name], numbers.is_null() & cells.is_not_null(), name, "is not a number", path)
-    return numbers.fill_null(float("nan"))
-
-
-def _stamps(text: pl.DataFrame, path: Path) -> pl.Series:
-    cells = text[TS].str.strip_chars()
-    counts = cells.cast(pl.Int64, strict=False)
-    if counts.null_count() == 0:
-        milliseconds = pl.select(pl.when(counts.abs() < _FIRST_MS).then(counts * 1000).otherwise(counts)).to_series()
-        return milliseconds.cast(pl.Datetime("ms")).dt.replace_time_zone("UTC").alias(TS)
-    iso = pl.DataFrame({TS: cells}).select(
-        pl.coalesce(
-            pl.col(TS).str.to_datetime(time_unit="ms", time_zone="UTC", format=form, strict=False)
-            for form in ("%+", "%Y-%m-%d %H:%M:%S%.f%:z", "%Y-%m-%dT%H:%M%:z")
-        ).fill_null(
-            pl.coalesce(
-                pl.col(TS).str.strip_suffix("Z").str.to_datetime(time_unit="ms", format=form, strict=False)
-                for form in (
-                    "%Y-%m-%dT%H:%M:%S%.f",
-                    "%Y-%m-%d %H:%M:%S%.f",
-                    "%Y-%m-%dT%H:%M",
-                    "%Y-%m-%d %H:%M",
-                    "%Y-%m-%d",
-                )
-            ).dt.replace_time_zone("UTC")
-        )
-    )[TS]
-    _refuse_first(text[TS], iso.is_null(), TS, "is neither ISO 8601 nor an epoch time", path)
-    return iso
-
-
-def _refuse_first(cells: pl.Series, bad: pl.Series, name: str, fault: str, path: Path) -> None:
-    if bad.any():
-        row = bad.arg_max()
-        assert row is not None
-        n_more = int(bad.sum()) - 1
-        more = f" (and {n_more} more)" if n_more else ""
-        raise DataError(f"{path} line {row + 2}: {name} {cells[row]!r} {fault}{more}; nothing of the file was stored")
+def _names(market: Market) -> Mapping[str, str]:
+    pair = market.symbol.split(":")[0].replace("/", "")
+    return {"exchange": market.exchange, "symbol": market.slug, "pair": pair, "timeframe": market.timeframe}

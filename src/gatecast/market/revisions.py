@@ -29,8 +29,9 @@ def revisions(stored: pl.DataFrame, incoming: pl.DataFrame) -> pl.DataFrame:
     Returns:
         ts, and the old and the new value of each column.
     """
-    known = incoming.join(stored, on=[TS, *VALUES], how="anti", nulls_equal=True)
-    first = stored.unique(TS, keep="first", maintain_order=True)
+    touched = stored.join(incoming, on=TS, how="semi", maintain_order="left")
+    known = incoming.join(touched, on=[TS, *VALUES], how="anti", nulls_equal=True)
+    first = touched.unique(TS, keep="first", maintain_order=True)
     return known.join(first, on=TS, suffix="_stored", maintain_order="left").select(
         TS,
         *(pl.col(f"{name}_stored").alias(f"old_{name}") for name in VALUES),

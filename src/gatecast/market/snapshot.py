@@ -12,6 +12,7 @@ import polars as pl
 from gatecast.config import IngestConfig
 from gatecast.errors import ConfigurationError, DataError
 from gatecast.market.candles import Market, paired
+from gatecast.market.grid import Grid
 from gatecast.market.store import write_candles
 from gatecast.workspace import write_json
 
@@ -29,7 +30,7 @@ class Snapshot:
         calendar: Code of the calendar of closed days; null where the venue is never closed.
         reference_exchange: Second venue whose candles are frozen beside; null where there is none.
         reference_symbols: Its symbols, one for each of `symbols`.
-        end: Close of the last candle of any market, ISO 8601: whatever opens from here on is in the future.
+        end: Close of the last candle of any market of the run, ISO 8601: whatever opens from here on is in the future.
         source: Where they came from: sample, exchange or files.
         wanted: The span that was asked for, ISO 8601; null where it was open.
     """
@@ -56,6 +57,11 @@ class Snapshot:
     def references(self) -> dict[Market, Market]:
         """The market of the second venue that each market is held against; empty where there is none."""
         return paired(self.markets(), self.reference_exchange, self.reference_symbols)
+
+    @property
+    def grid(self) -> Grid:
+        """The open times that its candles can have."""
+        return Grid(self.timeframe, self.calendar)
 
     @property
     def end_at(self) -> datetime:

@@ -38,9 +38,11 @@ def kept_markets(config: IngestConfig) -> tuple[Market, ...]:
 def collect(
     config: IngestConfig, root: Path, store: Store, say: Say, refetch: Sequence[datetime] = ()
 ) -> dict[Market, pl.DataFrame]:
-    """Bring every configured market up to date, and return the closed candles between `start` and `end`.
+    """Bring every configured market up to date, and return its candles between `start` and `end`.
 
-    From files and the embedded sample a run takes exactly the rows they hold; from an exchange, all that is stored.
+    From files and the embedded sample a run takes exactly the rows they hold, in their order, with whatever is wrong
+    with them: `clean` accounts for each. From an exchange it takes all that is stored. The store never gets a candle
+    that is not closed yet.
 
     Args:
         config: Source, markets and span.
@@ -69,14 +71,14 @@ def collect(
         fetch(config, kept_markets(config), store, say, again)
         candles = {market: read_candles(store.candles, market) for market in wanted}
     else:
-        candles = {market: _from_disk(config, root, market, say) for market in wanted}  # all, before any is stored
+        candles = _from_disk(config, root, wanted, say)  # all, before any is stored
         for market, rows in candles.items():
-            merged = merge_candles(store, market, rows)
+            merged = merge_candles(store, market, rows.filter(is_closed(market.timeframe)))
             revised = f", {merged.n_revised} revised" if merged.n_revised else ""
             say(f"ingest: {market}: {len(rows)} candles read, {merged.n_new} of them new{revised}")
     chosen = {market: _within(rows, config) for market, rows in candles.items()}
     for market, rows in chosen.items():
-        if rows.is_empty():
+        if rows.filter(is_closed(market.timeframe)).is_empty():
             raise DataError(
                 f"{config.source} has no closed candle of {market} from {_bound(config.start)} to {_bound(config.end)}:"
                 " check ingest.start and ingest.end"
@@ -84,18 +86,35 @@ def collect(
     return chosen
 
 
-def _from_disk(config: IngestConfig, root: Path, market: Market, say: Say) -> pl.DataFrame:
-    from gatecast.market.files import read_files
+def is_closed(timeframe: str) -> pl.Expr:
+    """Whether a candle is closed, by the clock."""
+    return pl.col(TS) + pl.duration(milliseconds=timeframe_ms(timeframe)) <= datetime.now(UTC)
+
+
+def _from_disk(config: IngestConfig, root: Path, markets: Sequence[Market], say: Say) -> dict[Market, pl.DataFrame]:
+    from gatecast.market.files import read_files, require_own_files
     from gatecast.market.sample import read_sample
 
-    rows = read_files(config.files or "", root, market) if config.source == "files" else read_sample(market)
-    still_open = pl.col(TS) + pl.duration(milliseconds=timeframe_ms(market.timeframe)) > datetime.now(UTC)
-    closed = rows.filter(~still_open)
-    if len(closed) < len(rows):
-        say(f"ingest: {market}: {len(rows) - len(closed)} candles are not closed yet and were left out")
-    if closed.is_empty():
-        raise DataError(f"none of the {len(rows)} candles of {market} is closed yet")
-    return closed
+    template = config.files or ""
+    if config.source == "files":
+        require_own_files(template, root, markets)
+    candles = {
+        market: read_files(template, root, market) if config.source == "files" else read_sample(market)
+        for market in markets
+    }
+    for market, rows in candles.items():
+        n_closed = len(rows.filter(is_closed(market.timeframe)))
+        if n_closed == 0:
+            raise DataError(f"none of the {len(rows)} candles of {market} is closed yet")
+        if n_closed < len(rows):
+            say(f"ingest: {market}: {len(rows) - n_closed} candles are not closed yet: `clean` will quarantine them")
+    for market, reference in references_of(config).items():
+        if candles[market].equals(candles[reference]):
+            raise DataError(
+                f"the candles of {reference} are those of {market}, row by row: a market that is held against a copy of"
+                " itself always agrees; name the files of the other venue in ingest.files"
+            )
+    return candles
 
 
 def _within(rows: pl.DataFrame, config: IngestConfig) -> pl.DataFrame:

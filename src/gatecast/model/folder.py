@@ -17,7 +17,7 @@ from gatecast.model.training import Hyperparameters
 from gatecast.model.windows import Scaler
 from gatecast.workspace import file_sha256, write_atomically, write_json
 
-_FORMAT = 1
+_FORMAT = 2
 _WEIGHTS = "weights.safetensors"
 _MANIFEST = "manifest.json"
 
@@ -30,6 +30,7 @@ class ModelCard:
         exchange: Venue of the candles.
         symbols: Markets of the fit.
         timeframe: Length of a bar.
+        calendar: Code of the calendar of its sessions; None where the venue is never closed.
         train_starts: Open time of the first train bar of each market, ISO 8601, by symbol.
         train_ends: Instant at which the last train target of each market was known, ISO 8601, by symbol.
         spans: Spans of the features.
@@ -38,6 +39,7 @@ class ModelCard:
     exchange: str
     symbols: tuple[str, ...]
     timeframe: str
+    calendar: str | None
     train_starts: dict[str, str]
     train_ends: dict[str, str]
     spans: FeaturesConfig

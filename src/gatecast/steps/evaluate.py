@@ -5,10 +5,11 @@ from typing import Any
 import polars as pl
 
 from gatecast.config import EvaluateConfig, ModelConfig, PromoteConfig, SplitConfig
-from gatecast.evaluation.splits import Fold, bar_at, bars_of, walk_forward
+from gatecast.evaluation.splits import Fold, bars_of, walk_forward
 from gatecast.evaluation.verdict import evaluate_predictions
 from gatecast.evaluation.walk_forward import evaluate_folds
-from gatecast.market.candles import from_ms, iso, timeframe_ms
+from gatecast.market.candles import iso
+from gatecast.market.grid import Grid
 from gatecast.market.snapshot import read_snapshot
 from gatecast.model.predictions import LEVELS, LSTM
 from gatecast.steps.stage import run_stage, say
@@ -27,24 +28,24 @@ def run(
     rows = pl.read_parquet(workspace.all_features)
     hyperparameters, n_steps = read_best(workspace.reports / "best.yaml")
     boundary, fold_bars = split.resolved
-    length = timeframe_ms(read_snapshot(workspace.raw).timeframe)
-    folds = walk_forward(bars_of(rows), bar_at(boundary, length), fold_bars, max(model.horizons))
+    grid = read_snapshot(workspace.raw).grid
+    folds = walk_forward(bars_of(rows), grid.first_from(boundary), fold_bars, max(model.horizons))
     predictions = evaluate_folds(rows, folds, settings.baselines, hyperparameters, n_steps, model, say)
     figures = evaluate_predictions(predictions, settings.baselines, model.horizons, promote.horizons, settings.alpha)
     write_atomically(workspace.reports / "predictions.parquet", predictions.write_parquet)
-    spans = {"horizons": model.horizons, "levels": LEVELS, "folds": [_in_time(fold, length) for fold in folds]}
+    spans = {"horizons": model.horizons, "levels": LEVELS, "folds": [_in_time(fold, grid) for fold in folds]}
     write_json(workspace.reports / "metrics.json", {**spans, **figures})
     write_atomically(workspace.reports / "skill.csv", _skill_by_fold(figures).write_csv)
     say(f"evaluate: {figures['verdict']}")
 
 
-def _in_time(fold: Fold, length: int) -> dict[str, Any]:
+def _in_time(fold: Fold, grid: Grid) -> dict[str, Any]:
     return {
         "fold": fold.number,
-        "train_start": iso(from_ms(fold.train.start * length)),
-        "train_end": iso(from_ms(fold.train.end * length)),
-        "test_start": iso(from_ms(fold.test.start * length)),
-        "test_end": iso(from_ms(fold.test.end * length)),
+        "train_start": iso(grid.opens_at(fold.train.start)),
+        "train_end": iso(grid.closes_at(fold.train.end - 1)),
+        "test_start": iso(grid.opens_at(fold.test.start)),
+        "test_end": iso(grid.closes_at(fold.test.end - 1)),
         "n_bars": fold.test.end - fold.test.start,
     }
 

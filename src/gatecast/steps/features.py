@@ -10,7 +10,6 @@ from gatecast.features.catalogue import build_features, feature_names
 from gatecast.features.prover import prove
 from gatecast.features.rules import feature_suites
 from gatecast.features.targets import build_targets, known_before, target_name
-from gatecast.market.candles import timeframe_ms
 from gatecast.market.expectations import Finding, failures_of, report, warnings_of
 from gatecast.market.gate import require_validated
 from gatecast.market.quality import check
@@ -49,8 +48,7 @@ def run(
     findings = check(feature_suites(rows, spans, model.horizons, limits), workspace.feature_docs, "features")
     write_json(workspace.reports / "feature_validation.json", report(findings, file_sha256(workspace.clean)))
     _judge(findings, workspace)
-    length = timeframe_ms(read_snapshot(workspace.raw).timeframe)
-    development = known_before(rows, model.horizons, boundary, length)
+    development = known_before(rows, model.horizons, read_snapshot(workspace.raw).grid.first_open(boundary))
     write_atomically(workspace.development_features, development.write_parquet)
     write_atomically(workspace.all_features, rows.write_parquet)
     say(f"features: {len(columns)} columns, {len(rows)} rows, no leak at {spans.n_leak_cuts} cuts")

@@ -3,7 +3,7 @@
 import polars as pl
 
 from gatecast.config import FeaturesConfig, ModelConfig
-from gatecast.market.candles import BAR, SYMBOL, from_ms, iso, timeframe_ms
+from gatecast.market.candles import BAR, SYMBOL, iso
 from gatecast.market.snapshot import read_snapshot
 from gatecast.model.folder import ModelCard, save_model
 from gatecast.model.procedure import fit_model
@@ -23,7 +23,6 @@ def run(workspace: Workspace, *, spans: FeaturesConfig, model: ModelConfig) -> N
     hyperparameters, n_steps = read_best(workspace.reports / "best.yaml")
     snapshot = read_snapshot(workspace.raw)
     fitted = fit_model(rows, hyperparameters, n_steps, model)
-    length = timeframe_ms(snapshot.timeframe)
     bars = rows.group_by(SYMBOL, maintain_order=True).agg(
         pl.col(BAR).min().alias("first"), pl.col(BAR).max().alias("last")
     )
@@ -31,8 +30,9 @@ def run(workspace: Workspace, *, spans: FeaturesConfig, model: ModelConfig) -> N
         exchange=snapshot.exchange,
         symbols=snapshot.symbols,
         timeframe=snapshot.timeframe,
-        train_starts={symbol: iso(from_ms(first * length)) for symbol, first, _ in bars.iter_rows()},
-        train_ends={symbol: iso(from_ms((last + 1) * length)) for symbol, _, last in bars.iter_rows()},
+        calendar=snapshot.calendar,
+        train_starts={symbol: iso(snapshot.grid.opens_at(first)) for symbol, first, _ in bars.iter_rows()},
+        train_ends={symbol: iso(snapshot.grid.closes_at(last)) for symbol, _, last in bars.iter_rows()},
         spans=spans,
     )
     provenance = {

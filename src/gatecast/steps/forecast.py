@@ -1,7 +1,7 @@
 """The step `forecast`: champion and newest closed candles → forecast ledger, reports/forecast.json and fan chart."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import polars as pl
 
@@ -13,10 +13,11 @@ from gatecast.evaluation.report import write_report
 from gatecast.forecasts.columns import ISSUED_AT, MARKET, MODEL_NAME, MODEL_VERSION, TARGET_AT
 from gatecast.forecasts.issue import bars_needed, issue_forecast
 from gatecast.forecasts.ledger import append_forecast
-from gatecast.market.candles import CLOSE, SYMBOL, TS, Market, iso, symbol_slug, timeframe_ms
+from gatecast.market.candles import CLOSE, SYMBOL, TS, Market, iso, symbol_slug
 from gatecast.market.cleaning import clean_grid
 from gatecast.market.gate import require_believable
-from gatecast.market.sources import collect, markets_of
+from gatecast.market.grid import Grid
+from gatecast.market.sources import collect, is_closed, markets_of
 from gatecast.market.store import Store
 from gatecast.registry.models import load_champion
 from gatecast.workspace import Workspace, write_json
@@ -38,16 +39,18 @@ def run(workspace: Workspace, config: Config, say: Callable[[str], None]) -> pl.
     if loaded is None:
         raise GateRefused(f"there is no champion of {name} to forecast with: no model has passed promotion yet")
     model, card, registered = loaded
-    wanted = (config.ingest.exchange, config.ingest.symbols, config.ingest.timeframe)
-    if (card.exchange, card.symbols, card.timeframe) != wanted:
+    wanted = (config.ingest.exchange, config.ingest.symbols, config.ingest.timeframe, config.ingest.calendar)
+    if (card.exchange, card.symbols, card.timeframe, card.calendar) != wanted:
         raise DataError(
             f"champion {name} version {registered.version} forecasts {card.exchange} {', '.join(card.symbols)}"
-            f" {card.timeframe}, not {wanted[0]} {', '.join(wanted[1])} {wanted[2]}: set promote.model_name"
+            f" {card.timeframe} on calendar {card.calendar}, not {wanted[0]} {', '.join(wanted[1])} {wanted[2]} on"
+            f" calendar {wanted[3]}: set promote.model_name"
         )
     for stale in workspace.reports.glob("forecast*"):
         stale.unlink()
     kept = collect(config.ingest, workspace.root, Store(workspace.candles, workspace.ledger), say)
-    by_market = {market: kept[market] for market in markets_of(config.ingest)}
+    closed = is_closed(card.timeframe)
+    by_market = {market: kept[market].filter(closed) for market in markets_of(config.ingest)}
     for market, rows in by_market.items():
         _require_believable(rows.sort(TS, maintain_order=True).tail(bars_needed(model, card)), market, config, say)
     candles = pl.concat(rows.with_columns(pl.lit(m.symbol).alias(SYMBOL)) for m, rows in by_market.items())
@@ -60,7 +63,8 @@ def run(workspace: Workspace, config: Config, say: Callable[[str], None]) -> pl.
         write_report(workspace)  # the newest forecast is one of its pictures
     issued_at = forecast[ISSUED_AT].max()
     assert isinstance(issued_at, datetime)
-    age_bars = (datetime.now(UTC) - issued_at) // timedelta(milliseconds=timeframe_ms(card.timeframe))
+    grid = Grid(card.timeframe, card.calendar)
+    age_bars = grid.first_open(datetime.now(UTC)) - grid.first_open(issued_at)
     say(f"forecast: version {registered.version}, issued {iso(issued_at)}, {n_new} rows new in the ledger")
     if age_bars > 1:
         say(
@@ -70,8 +74,9 @@ def run(workspace: Workspace, config: Config, say: Callable[[str], None]) -> pl.
 
 
 def _require_believable(newest: pl.DataFrame, market: Market, config: Config, say: Callable[[str], None]) -> None:
-    end = newest[TS][-1] + timedelta(milliseconds=timeframe_ms(market.timeframe))
-    grid, _, _ = clean_grid(newest, market, end)
+    own = Grid(market.timeframe, config.ingest.calendar)
+    end = own.closes_at(own.bar_of(newest[TS][-1]))
+    grid, _, _ = clean_grid(newest, market, end, config.ingest.calendar)
     require_believable(grid, market, config.validate_)
     if grid[TS][-1] < newest[TS][-1]:
         say(f"forecast: {market}: the candle of {iso(newest[TS][-1])} cannot be; the last good one is used")

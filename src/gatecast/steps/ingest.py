@@ -1,16 +1,17 @@
 """The step `ingest`: source → candle store → frozen snapshot for DVC, and the split resolved once."""
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
 import polars as pl
 
 from gatecast import pipeline
 from gatecast.config import Config
 from gatecast.evaluation.splits import Span, resolve_split
-from gatecast.market.candles import TS, from_ms, iso, timeframe_ms, to_ms
+from gatecast.market.candles import TS, iso
+from gatecast.market.grid import Grid
 from gatecast.market.snapshot import freeze, snapshot_of
-from gatecast.market.sources import collect
+from gatecast.market.sources import collect, is_closed, markets_of
 from gatecast.market.store import Store
 from gatecast.params import freeze_split
 from gatecast.workspace import Workspace
@@ -32,18 +33,18 @@ def run(workspace: Workspace, config: Config, say: Callable[[str], None], refetc
         GatecastError: The source, the store or DVC failed; the frozen candles are as before.
     """
     settings = config.ingest
+    grid = Grid(settings.timeframe, settings.calendar)
+    grid.first_open(datetime.now(UTC))  # an unknown calendar is found before anything is fetched
     candles = collect(settings, workspace.root, Store(workspace.candles, workspace.ledger), say, refetch)
-    length = timeframe_ms(settings.timeframe)
-    everything = pl.concat(rows.select(TS) for rows in candles.values())
-    stamps = everything.select(pl.col(TS).min().alias("first"), pl.col(TS).max().alias("last")).row(0)
-    span = Span(to_ms(stamps[0]) // length, to_ms(stamps[1]) // length + 1)
+    own = pl.concat(candles[market].select(TS) for market in markets_of(settings)).filter(is_closed(settings.timeframe))
+    first, last = own.select(pl.col(TS).min().alias("first"), pl.col(TS).max().alias("last")).row(0)
+    span = Span(grid.bar_of(first), grid.bar_of(last) + 1)
+    end = grid.closes_at(span.end - 1)
     if config.split.development_end is None:
         boundary, fold_bars = resolve_split(span, config.evaluate.n_folds)
-        freeze_split(workspace, iso(from_ms(boundary * length)), fold_bars)
-        say(f"ingest: split resolved: development ends {iso(from_ms(boundary * length))}, folds of {fold_bars} bars")
-    freeze(workspace.raw, snapshot_of(settings, from_ms(span.end * length)), candles)
+        development_end = iso(grid.opens_at(boundary))
+        freeze_split(workspace, development_end, fold_bars)
+        say(f"ingest: split resolved: development ends {development_end}, folds of {fold_bars} bars")
+    freeze(workspace.raw, snapshot_of(settings, end), candles)
     pipeline.freeze(workspace, workspace.raw)
-    say(
-        f"ingest: {sum(map(len, candles.values()))} candles frozen,"
-        f" {iso(stamps[0])} to {iso(from_ms(span.end * length))}"
-    )
+    say(f"ingest: {sum(map(len, candles.values()))} candles frozen, {iso(first)} to {iso(end)}")

@@ -7,10 +7,10 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 TORCH_INDEX ?=
 ARGS ?=
 
-.PHONY: help setup run test check format ui hooks bench bench-run bench-ingest
+.PHONY: help setup run test check format ui hooks bench bench-run bench-validate bench-ingest
 
 help: ## List these targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/.installed ## Create the virtual environment and install everything in it
 
@@ -47,10 +47,13 @@ ui: setup ## Serve the MLflow UI and the Prefect UI on this machine
 hooks: setup ## Run format and lint before each commit
 	@$(BIN)/pre-commit install
 
-bench: bench-run bench-ingest ## Run every bench
+bench: bench-run bench-validate bench-ingest ## Run every bench
 
 bench-run: setup ## Time, memory and skill of the main job, on a fresh copy
 	@$(BIN)/python tests/benches/run.py
+
+bench-validate: setup ## Time and memory of both suites on large tables
+	@$(BIN)/python tests/benches/validate.py
 
 bench-ingest: setup ## Merging into a large store, rate of a fetch, requests of a resumed one
 	@$(BIN)/python -m tests.benches.ingest

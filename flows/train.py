@@ -9,6 +9,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task, exponential_backoff
 
+from flows.quality import publish_quality
 from gatecast import pipeline
 from gatecast.errors import NetworkFault
 from gatecast.forecasts.columns import ISSUED_AT, TARGET_AT
@@ -18,6 +19,7 @@ from gatecast.steps import forecast as forecast_step
 from gatecast.steps import ingest as ingest_step
 from gatecast.steps import promote as promote_step
 from gatecast.steps.stage import say
+from gatecast.summary import quality_warnings
 from gatecast.workspace import Workspace
 
 _N_RETRIES = 3  # of a whole step; single requests are tried again within it
@@ -44,8 +46,16 @@ def ingest(root: Path) -> None:
 
 @task(task_run_name="{stage}")
 def reproduce(root: Path, stage: str) -> str:
-    """One DVC stage, by name; DVC skips it when nothing that it stands on has changed."""
-    return pipeline.reproduce(Workspace(root), stage, alone=True, say=say)
+    """One DVC stage, by name; DVC skips it when nothing that it stands on has changed, but not its warnings."""
+    workspace = Workspace(root)
+    try:
+        outcome = pipeline.reproduce(workspace, stage, alone=True, say=say)
+    finally:
+        publish_quality(workspace, stage)
+    if outcome is pipeline.Outcome.SKIPPED:
+        for warning in quality_warnings(workspace, stage):
+            say(warning)
+    return outcome
 
 
 @task

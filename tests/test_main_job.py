@@ -92,6 +92,13 @@ def test_mlflow_shows_the_run_with_its_trials_and_folds_and_serves_the_champion(
     assert len(parent.inputs.dataset_inputs) == 3
     names = {artifact.path for artifact in client.list_artifacts(parent.info.run_id, "reports")}
     assert {"reports/report.html", "reports/metrics.json"} <= names
+    assert {"reports/validation.json", "reports/feature_validation.json", "reports/data_docs"} <= names
+    quality = reports(root, "validation.json")
+    assert parent.data.metrics["validate.expectations"] == len(quality["expectations"])
+    assert parent.data.metrics["validate.keys_unique"] == 1
+    hole = next(each for each in quality["expectations"] if each["rule"] == "hole_bars.fail")
+    assert parent.data.metrics["validate.hole_bars.fail"] == hole["observed"] == 5
+    assert parent.data.metrics["validate.features.rsi.range"] == 1
     model = mlflow.pyfunc.load_model("models:/gatecast@champion")
     answer = pl.from_pandas(model.predict(read_sample(Market("binance", "BTC/USDT", "1h")).to_pandas()))
     assert tuple(answer.columns) == FORECAST_COLUMNS
@@ -117,16 +124,18 @@ def test_a_gate_that_refuses_ends_with_status_3_and_names_expectation_rows_and_k
     root: Path, first: subprocess.CompletedProcess[str]
 ) -> None:
     del first
-    refused = gatecast(root, "validate", "--set", "validate.max_abs_log_return=0.05")
+    refused = gatecast(root, "validate", "--set", "validate.log_return={warn: null, fail: 0.05}")
     assert refused.returncode == 3
     (line,) = [line for line in refused.stderr.splitlines() if line.startswith("gatecast:")]
-    assert "the move of one bar is believable" in line
-    assert "validate.max_abs_log_return" in line
+    assert "the move of one bar, in log, is 0.2" in line
+    assert "validate.log_return.fail" in line
+    assert "[rule log_return.fail]" in line
+    assert "reports/data_docs/index.html" in line
     assert "BTC/USDT 2020-" in line
     features = dvc(root, "repro", "--single-item", "--force", "features")
     assert features.returncode != 0
     assert json.loads((root / ".gatecast" / "failure.json").read_text())["status"] == 3
-    assert gatecast(root, "features", "--set", "validate.max_abs_log_return=0.7").returncode == 0
+    assert gatecast(root, "features", "--set", "validate.log_return={warn: 0.3, fail: 0.7}").returncode == 0
 
 
 def test_outside_a_clone_and_with_bad_usage_there_is_one_line_and_status_2(

@@ -162,7 +162,11 @@ def _run_step(name: str, workspace: Workspace, config: Config, refetch: tuple[da
             raise GateRefused(f"{config.promote.model_name} is not promoted: {decision.reason}")
         return decision.as_dict()
     else:
-        pipeline.reproduce(workspace, name, alone=False, say=say)
+        from gatecast.summary import quality_warnings
+
+        skipped = pipeline.reproduce(workspace, name, alone=False, say=say) is pipeline.Outcome.SKIPPED
+        for warning in quality_warnings(workspace, name) if skipped else ():
+            say(warning)
     return {"status": "done"}
 
 

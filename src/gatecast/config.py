@@ -146,18 +146,51 @@ class CleanConfig(Section):
     )
 
 
-class ValidateConfig(Section):
-    """What the clean candles must satisfy; a breach stops the pipeline."""
+class Limits(Section):
+    """Two levels of one measure: beyond `warn` it is reported, beyond `fail` the pipeline stops."""
 
-    max_missing_share: Share = Field(description="largest share of bars of a market that may be missing")
-    max_quarantined_share: Share = Field(description="largest share of raw rows of a market that may be in quarantine")
-    max_hole_bars: Bars = Field(
-        description="longest run of missing bars of a market, or of bars that repeat one close, as filled holes do"
-    )
-    max_abs_log_return: float = Field(
-        gt=0, description="largest believable log return of one bar; 4.6 is a hundredfold decimal slip"
-    )
+    warn: float | None = Field(ge=0, description="largest value that is not worth a warning; null: never a warning")
+    fail: float | None = Field(ge=0, description="largest value that is let through; null: never a failure")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.warn is not None and self.fail is not None and self.warn > self.fail:
+            raise ValueError(f"warn {self.warn:g} is above fail {self.fail:g}")
+        return self
+
+
+class ValidateConfig(Section):
+    """What clean candles and features must satisfy; a warning is reported, a failure stops the pipeline."""
+
     min_bars: Bars = Field(description="fewest bars of a market that can be split and scored")
+    missing_share: Limits = Field(description="share of the bars of a market that are missing")
+    month_missing_share: Limits = Field(description="share of the bars of a market that are missing in one month")
+    quarantined_share: Limits = Field(description="share of the raw rows of a market that are in quarantine")
+    month_quarantined_share: Limits = Field(
+        description="share of the raw rows of a market that are in quarantine in one month"
+    )
+    hole_bars: Limits = Field(description="longest run of missing bars of a market")
+    standstill_bars: Limits = Field(
+        description="longest run of bars of a market that repeat one close, as filled holes do"
+    )
+    zero_volume_bars: Limits = Field(description="longest run of bars of a market without volume")
+    filler_share: Limits = Field(description="share of the bars of a market that look like a vendor's filling of holes")
+    log_return: Limits = Field(
+        description="largest move of one bar, log return without its sign; a tenfold decimal slip is 2.3"
+    )
+    log_range: Limits = Field(description="largest range of one bar, log of high over low")
+    reference_gap: Limits = Field(
+        description="largest distance of a close from that of the second venue, log of their ratio without its sign"
+    )
+    reference_apart_share: Limits = Field(
+        description="share of compared bars that lie further from the second venue than validate.reference_gap.warn"
+    )
+    reference_alone_share: Limits = Field(
+        description="share of the bars of a market that have no partner at the second venue"
+    )
+    feature_null_share: Limits = Field(
+        description="share of the bars with a candle at which a feature has no value, of one market and feature"
+    )
 
 
 class FeaturesConfig(Section):

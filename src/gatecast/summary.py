@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -14,6 +14,17 @@ from gatecast.evaluation.statistics import p_words
 from gatecast.model.predictions import LSTM
 from gatecast.workspace import Workspace
 
+VALIDATIONS: Final = {  # by stage: report and Data Docs, in the folder of the reports
+    "validate": ("validation.json", "data_docs"),
+    "features": ("feature_validation.json", "feature_docs"),
+}
+
+
+def quality_warnings(workspace: Workspace, stage: str) -> list[str]:
+    """What a stage that validates warned of when it last ran, a line each; none for other stages."""
+    report = _json(workspace.reports / VALIDATIONS[stage][0]) if stage in VALIDATIONS else None
+    return [f"{stage}: warning: {warning}" for warning in report["warnings"]] if report else []
+
 
 def read_summary(workspace: Workspace) -> dict[str, Any]:
     """Data, hyperparameters, figures, promotion, forecast and where to look, as plain data; absent parts are None."""
@@ -23,6 +34,7 @@ def read_summary(workspace: Workspace) -> dict[str, Any]:
     forecasts = [_json(path) for path in sorted(reports.glob("forecast*.json"))]
     return {
         "data": _json(workspace.clean_counts),
+        "warnings": [line for stage in VALIDATIONS for line in quality_warnings(workspace, stage)],
         "best": YAML(typ="safe").load(best.read_text(encoding="utf-8")) if best.is_file() else None,
         "metrics": _json(reports / "metrics.json"),
         "promotion": promotion,
@@ -37,6 +49,8 @@ def render_summary(summary: dict[str, Any]) -> RenderableType:
     parts: list[RenderableType] = []
     if summary["data"]:
         parts.append(_data(summary["data"]))
+    if summary["warnings"]:
+        parts.append(Text("\n".join(summary["warnings"]), style="yellow"))
     if summary["best"]:
         words = ", ".join(f"{key} {value:.4g}" for key, value in summary["best"].items() if key != "value")
         parts.append(Text(f"Best hyperparameters: {words}"))

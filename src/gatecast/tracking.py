@@ -21,7 +21,9 @@ from gatecast.registry.provenance import provenance, uncommitted
 from gatecast.workspace import Workspace, file_sha256, write_json
 
 _VALUE_LENGTH = 500  # MLflow cuts longer parameters
-_REPORTS = ("validation.json", "leakage.json", "best.yaml", "trials.csv", "metrics.json", "predictions.parquet")
+_VALIDATIONS = ("validation.json", "feature_validation.json")
+_DOCS = ("data_docs", "feature_docs")  # the report links to them
+_REPORTS = (*_VALIDATIONS, "leakage.json", "best.yaml", "trials.csv", "metrics.json", "predictions.parquet")
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,14 @@ def _logged_run(workspace: Workspace, config: Config, fingerprints: Mapping[str,
         _log_data(workspace)
         metrics = _json(workspace, "metrics.json")
         mlflow.log_metrics(_headline(metrics))
+        mlflow.log_metrics(_quality(workspace))
         _log_parts(client, experiment, run_id, made_by["tune"] or run_id, _trials(workspace))
         _log_parts(client, experiment, run_id, made_by["evaluate"] or run_id, _folds(metrics))
         for name in _REPORTS:
             mlflow.log_artifact(str(workspace.reports / name), "reports")
+        for name in _DOCS:
+            if (workspace.reports / name).is_dir():  # not there where DVC brought the stage's outputs from its cache
+                mlflow.log_artifacts(str(workspace.reports / name), f"reports/{name}")
         yield run_id
 
 
@@ -141,6 +147,19 @@ def _headline(metrics: dict[str, Any]) -> dict[str, float]:
     }
     for table in ("skill", "p_value"):
         figures |= {f"{table}.{horizon}": value for horizon, value in metrics[table].items()}
+    return figures
+
+
+def _quality(workspace: Workspace) -> dict[str, float]:
+    """How many expectations there are and how they came out, and for each the worst value, or whether it holds."""
+    figures: dict[str, float] = {}
+    for name in _VALIDATIONS:
+        prefix = "validate" if name == "validation.json" else "validate.features"
+        found = _json(workspace, name)
+        figures |= {f"{prefix}.{key}": float(value) for key, value in found["counts"].items()}
+        for each in found["expectations"]:
+            measured = each["limit"] is not None and each["observed"] is not None
+            figures[f"{prefix}.{each['rule']}"] = each["observed"] if measured else float(each["success"])
     return figures
 
 

@@ -87,6 +87,16 @@ class Workspace:
         return self.root / "reports"
 
     @property
+    def data_docs(self) -> Path:
+        """Data Docs of the candle suite."""
+        return self.reports / "data_docs"
+
+    @property
+    def feature_docs(self) -> Path:
+        """Data Docs of the feature suite."""
+        return self.reports / "feature_docs"
+
+    @property
     def model(self) -> Path:
         """The model folder that `fit` writes."""
         return self.root / "model"

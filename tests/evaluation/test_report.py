@@ -37,7 +37,15 @@ BEST = {
     "n_steps": 640,
     "value": 0.0125,
 }
-REQUIRED = ("metrics.json", "predictions.parquet", "trials.csv", "best.yaml", "validation.json", "leakage.json")
+REQUIRED = (
+    "metrics.json",
+    "predictions.parquet",
+    "trials.csv",
+    "best.yaml",
+    "validation.json",
+    "feature_validation.json",
+    "leakage.json",
+)
 
 
 def _counts(symbol: str = "BTC/USDT") -> dict[str, Any]:
@@ -66,13 +74,24 @@ def _forecast() -> dict[str, Any]:
             "quantiles": make_ledger()}  # fmt: skip
 
 
+def _validation(name: str = "prices are above zero", severity: str = "fail", **changes: Any) -> dict[str, Any]:
+    expectation = {"name": name, "severity": severity, "success": True, "observed": 0.0, "limit": None, **changes}
+    warned = severity == "warn" and not expectation["success"]
+    return {
+        "success": expectation["success"] or warned,
+        "warnings": [f"{name} is {expectation['observed']}, above the limit"] if warned else [],
+        "expectations": [expectation],
+    }
+
+
 def _contents(**changes: Any) -> ReportContents:
     contents = ReportContents(
         metrics=make_metrics(),
         predictions=make_predictions(),
         trials=make_trials(),
         best=BEST,
-        validation={"success": True, "expectations": [{"name": "prices are above zero", "success": True}]},
+        validation=_validation(),
+        feature_validation=_validation("rsi lies between -0.5 and 0.5"),
         leakage={"n_cuts": 12, "n_columns": 18, "breaches": [], "columns": ["return_1"]},
         counts=_counts(),
         promotion=_promotion("promoted"),
@@ -106,7 +125,7 @@ def workspace(tmp_path: Path) -> Workspace:
     contents = _contents()
     workspace.reports.mkdir()
     workspace.clean_counts.parent.mkdir(parents=True)
-    for name in ("metrics", "validation", "leakage"):
+    for name in ("metrics", "validation", "feature_validation", "leakage"):
         (workspace.reports / f"{name}.json").write_text(json.dumps(getattr(contents, name)))
     workspace.clean_counts.write_text(json.dumps(contents.counts))
     (workspace.reports / "best.yaml").write_text("".join(f"{key}: {value}\n" for key, value in BEST.items()))
@@ -120,7 +139,8 @@ def test_report_opens_offline_without_script_or_anything_to_load(html: str) -> N
     assert "http:" not in html and "https:" not in html
     assert not re.search(r"<(script|link|img|iframe|object|embed|base|form)\b", html)
     assert not re.search(r"@import|\bsrc\s*=|\sdata\s*=", html)
-    assert all(target.startswith("#") for target in re.findall(r'href="([^"]*)"', html))
+    beside = {"data_docs/index.html", "feature_docs/index.html"}  # links that a reader may follow; nothing is loaded
+    assert {target for target in re.findall(r'href="([^"]*)"', html) if not target.startswith("#")} == beside
     assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", html))
 
 
@@ -193,8 +213,8 @@ def test_hostile_names_are_escaped_everywhere() -> None:
         _contents(
             metrics=metrics, promotion=promotion, counts=_counts(HOSTILE), predictions=make_predictions(HOSTILE),
             forecasts=(Forecast({**_forecast(), "market": HOSTILE}, make_history()),),
-            validation={"success": False, "expectations": [
-                {"name": HOSTILE, "success": False, "observed": HOSTILE, "limit": [HOSTILE]}]},
+            validation=_validation(HOSTILE, success=False, observed=HOSTILE, limit=[HOSTILE]),
+            feature_validation=_validation(HOSTILE, "warn", success=False),
             leakage={"n_cuts": 1, "n_columns": 1, "breaches": [{"column": HOSTILE}], "columns": []},
         )
     )  # fmt: skip
@@ -234,6 +254,18 @@ def test_a_breach_of_the_leak_proof_takes_back_the_trust() -> None:
     assert "1 of 18 columns changed what was known before, so the figures above cannot be trusted." in render_report(
         _contents(leakage=leakage)
     )
+
+
+@pytest.mark.usefixtures("blank_pictures")
+def test_a_warning_is_a_plain_sentence_and_the_candles_have_passed() -> None:
+    hole = _validation("the longest hole, in bars,", "warn", success=False, observed=33.0, limit=24.0)
+    page = render_report(_contents(validation=hole))
+    assert "Warning: the longest hole, in bars, is 33.0, above the limit." in page
+    assert "Validation of the candles: passed, with warnings" in page
+    assert "Beyond what goes without a warning: the longest hole, in bars." in page
+    failed = render_report(_contents(validation=_validation(success=False)))
+    assert "Validation of the candles: not passed" in failed
+    assert "Not met: prices are above zero." in failed
 
 
 @pytest.mark.usefixtures("blank_pictures")

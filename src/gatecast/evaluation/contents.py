@@ -44,6 +44,7 @@ class ReportContents:
         trials: The search, a row a trial.
         best: Its best hyperparameters.
         validation: Outcome of the expectations on the clean candles.
+        feature_validation: Outcome of the expectations on the features.
         leakage: Outcome of the leak prover.
         counts: What `clean` counted, by market.
         promotion: Decision of the gate, or None before it.
@@ -56,6 +57,7 @@ class ReportContents:
     trials: pl.DataFrame
     best: Json
     validation: Json
+    feature_validation: Json
     leakage: Json
     counts: Json
     promotion: Json | None = None
@@ -79,6 +81,7 @@ def read_contents(workspace: Workspace) -> ReportContents:
         trials=_read(workspace, reports / "trials.csv", pl.read_csv),
         best=_read(workspace, reports / "best.yaml", YAML(typ="safe").load),
         validation=_read(workspace, reports / "validation.json", _json),
+        feature_validation=_read(workspace, reports / "feature_validation.json", _json),
         leakage=_read(workspace, reports / "leakage.json", _json),
         counts=_read(workspace, workspace.clean_counts, _json),
         promotion=promotion,

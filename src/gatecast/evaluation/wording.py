@@ -13,6 +13,7 @@ from gatecast.model.predictions import LSTM
 
 RANGES: Final = (50, 80, 90)
 _SMALL_P: Final = 0.0001
+_BROKEN: Final = {"fail": "Not met", "warn": "Beyond what goes without a warning"}
 
 
 def number(value: object, decimals: int = 5) -> str:
@@ -106,6 +107,7 @@ def sentences(contents: ReportContents) -> dict[str, str]:
         "coverage": _coverage_sentence(contents.metrics),
         "quality": _quality_sentence(contents.counts),
         "validation": _validation_sentence(contents.validation),
+        "feature_validation": _validation_sentence(contents.feature_validation),
         "leakage": _leakage_sentence(contents.leakage),
         "search": _search_sentence(contents),
         "provenance": _provenance_sentence(contents.provenance),
@@ -174,8 +176,12 @@ def _quality_sentence(counts: Json) -> str:
 
 def _validation_sentence(validation: Json) -> str:
     expectations = validation["expectations"]
-    failed = [each["name"] for each in expectations if not each["success"]]
-    return f"Not met: {_listed(failed)}." if failed else f"All {len(expectations)} expectations are met."
+    broken = {
+        level: [each["name"].rstrip(",") for each in expectations if not each["success"] and each["severity"] == level]
+        for level in ("fail", "warn")
+    }
+    parts = [f"{words}: {_listed(broken[level])}." for level, words in _BROKEN.items() if broken[level]]
+    return " ".join(parts) or f"All {len(expectations)} expectations are met."
 
 
 def _leakage_sentence(leakage: Json) -> str:

@@ -32,6 +32,7 @@ class Feature:
         unit: What the numbers count.
         look_back: Bars, the present one included, from which the value follows to 1e-6 of its standard deviation.
         formula: The definition in words, for people.
+        bounds: Smallest and largest value that the definition allows.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Feature:
     unit: str
     look_back: int
     formula: str
+    bounds: tuple[float, float] = (-math.inf, math.inf)
 
 
 def catalogue(spans: FeaturesConfig) -> tuple[Feature, ...]:
@@ -53,6 +55,7 @@ def catalogue(spans: FeaturesConfig) -> tuple[Feature, ...]:
             "log of log return",
             scale_bars + 1,
             "log of the EWMA volatility",
+            (math.log(spans.volatility_floor), math.inf),
         ),
         _range_ratio(spans.scale_half_life),
         _close_position(),
@@ -146,7 +149,12 @@ def _close_position() -> Feature:
     width = pl.col(HIGH) - pl.col(LOW)
     value = pl.when(width > 0).then((pl.col(CLOSE) - pl.col(LOW)) / width - 0.5).otherwise(0.0)
     return Feature(
-        "close_position", value, "share of the range", 1, "(close - low) / (high - low) - 1/2; 0 without a range"
+        "close_position",
+        value,
+        "share of the range",
+        1,
+        "(close - low) / (high - low) - 1/2; 0 without a range",
+        (-0.5, 0.5),
     )
 
 
@@ -157,7 +165,12 @@ def _rsi(bars: int) -> Feature:
     value = pl.when(move > 0).then(gain / move - 0.5).when(move == 0).then(0.0)
     half_life = math.ceil(math.log(2) / -math.log1p(-1 / bars))
     return Feature(
-        "rsi", value, "share", half_life * _HALF_LIVES + 1, f"smoothed gains / smoothed moves over {bars} bars - 1/2"
+        "rsi",
+        value,
+        "share",
+        half_life * _HALF_LIVES + 1,
+        f"smoothed gains / smoothed moves over {bars} bars - 1/2",
+        (-0.5, 0.5),
     )
 
 
@@ -184,5 +197,5 @@ def _calendar() -> Iterable[Feature]:
     milliseconds = pl.col(TS).dt.epoch("ms")
     for name, period in (("day", 24 * _HOUR_MS), ("week", 7 * 24 * _HOUR_MS)):
         angle = (milliseconds % period).cast(pl.Float64) * (2 * math.pi / period)
-        yield Feature(f"{name}_sine", angle.sin(), "sine", 1, f"sine of the open time within the {name}")
-        yield Feature(f"{name}_cosine", angle.cos(), "cosine", 1, f"cosine of the open time within the {name}")
+        yield Feature(f"{name}_sine", angle.sin(), "sine", 1, f"sine of the open time within the {name}", (-1, 1))
+        yield Feature(f"{name}_cosine", angle.cos(), "cosine", 1, f"cosine of the open time within the {name}", (-1, 1))

@@ -7,8 +7,18 @@ import polars as pl
 
 from gatecast.config import ValidateConfig
 from gatecast.errors import GateRefused
-from gatecast.market.candles import CLOSE, MISSING, TS, Market, iso
+from gatecast.market.candles import Market, iso
+from gatecast.market.facts import LOG_RANGE, LOG_RETURN, market_facts, with_moves
 from gatecast.workspace import file_sha256
+
+_LIVE = {  # what can be judged of a few thousand bars, worst first
+    LOG_RETURN: "the largest move",
+    LOG_RANGE: "the widest range",
+    "missing_share": "the missing share",
+    "hole_bars": "the longest hole",
+    "standstill_bars": "the longest run of one close",
+    "zero_volume_bars": "the longest run without volume",
+}
 
 
 def require_validated(report: Path, candles: Path) -> None:
@@ -45,18 +55,14 @@ def require_believable(grid: pl.DataFrame, market: Market, limits: ValidateConfi
         limits: Thresholds of `validate`.
 
     Raises:
-        GateRefused: A move that is not believable, or too many missing bars.
+        GateRefused: What would fail validation: a move or range that is not believable, holes, standstill.
     """
-    moves = grid.filter(~pl.col(MISSING)).select(TS, move=pl.col(CLOSE).log().diff())
-    wild = moves.filter(pl.col("move").abs() > limits.max_abs_log_return)
-    if not wild.is_empty():
-        raise GateRefused(
-            f"no forecast of {market}: it moves by {wild['move'][0]:+.3f} in log at {iso(wild[TS][0])}, limit"
-            f" {limits.max_abs_log_return} (validate.max_abs_log_return)"
-        )
-    share = float(grid[MISSING].to_numpy().mean())
-    if share > limits.max_missing_share:
-        raise GateRefused(
-            f"no forecast of {market}: {share:.1%} of its last {len(grid)} bars are missing, limit"
-            f" {limits.max_missing_share:.1%} (validate.max_missing_share)"
-        )
+    facts = market_facts(with_moves(grid), {}).row(0, named=True)
+    for name, words in _LIVE.items():
+        limit: float | None = getattr(limits, name).fail
+        if limit is not None and (value := facts[name]) is not None and value > limit:
+            at = f" at {iso(facts[f'{name}_at'])}" if f"{name}_at" in facts else ""
+            raise GateRefused(
+                f"no forecast of {market}: {words} of its last {len(grid)} bars is {value:.4g}{at}, limit {limit:g}"
+                f" (validate.{name}.fail)"
+            )

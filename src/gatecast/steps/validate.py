@@ -6,7 +6,9 @@ import polars as pl
 
 from gatecast.config import ValidateConfig
 from gatecast.errors import GateRefused
-from gatecast.market.quality import check_candles, report
+from gatecast.market.expectations import failures_of, report, warnings_of
+from gatecast.market.quality import check
+from gatecast.market.rules import candle_suites
 from gatecast.steps.stage import run_stage, say
 from gatecast.workspace import Workspace, file_sha256, write_json
 
@@ -20,14 +22,17 @@ def run(workspace: Workspace, *, limits: ValidateConfig) -> None:
         GateRefused: An expectation does not hold; the message names it, the rows and the key of the limit.
     """
     counts = json.loads(workspace.clean_counts.read_text(encoding="utf-8"))["markets"]
-    data_docs = workspace.reports / "data_docs"
-    findings = check_candles(pl.read_parquet(workspace.clean), counts, limits, data_docs)
+    reference = pl.read_parquet(workspace.clean_reference) if workspace.clean_reference.is_file() else None
+    suites = candle_suites(pl.read_parquet(workspace.clean), counts, limits, reference)
+    findings = check(suites, workspace.data_docs, "candles")
     write_json(workspace.reports / "validation.json", report(findings, file_sha256(workspace.clean)))
-    broken = [finding for finding in findings if not finding.success]
-    if broken:
-        more = f"; {len(broken) - 1} more expectation(s) failed" if len(broken) > 1 else ""
-        raise GateRefused(f"validation: {broken[0]}{more}; see {workspace.relative(data_docs / 'index.html')}")
-    say(f"validate: {len(findings)} expectations hold")
+    for warning in warnings_of(findings):
+        say(f"validate: warning: {warning}")
+    if failed := failures_of(findings):
+        more = f"; {len(failed) - 1} more expectation(s) failed" if len(failed) > 1 else ""
+        docs = workspace.relative(workspace.data_docs / "index.html")
+        raise GateRefused(f"validation: {failed[0]}{more}; see {docs}")
+    say(f"validate: {len(findings)} expectations, {len(warnings_of(findings))} of them with a warning, none failed")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ NOT_RESULTS = {
     "gatecast",
     "gatecast.config",
     "gatecast.config_parsing",
+    "gatecast.config_types",
     "gatecast.database",
     "gatecast.params",
     "gatecast.errors",

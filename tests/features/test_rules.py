@@ -8,7 +8,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from gatecast.config import Config, FeaturesConfig, Limits, ValidateConfig
+from gatecast.config import Config, FeaturesConfig, ValidateConfig
+from gatecast.config_types import Limits
 from gatecast.errors import GateRefused
 from gatecast.features.catalogue import build_features, catalogue
 from gatecast.features.rules import feature_suites

@@ -10,7 +10,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from gatecast.config import CleanConfig, Config, Limits, ValidateConfig
+from gatecast.config import CleanConfig, Config, ValidateConfig
+from gatecast.config_types import Limits
 from gatecast.errors import GateRefused
 from gatecast.market.candles import MISSING, PRICES, SYMBOL, TS, VALUES
 from gatecast.market.cleaning import clean_market

@@ -11,7 +11,7 @@ from typing import Final
 
 import polars as pl
 
-from gatecast.config import timeframe_s
+from gatecast.config_types import timeframe_s
 from gatecast.errors import ConfigurationError, DataError
 
 SYMBOL: Final = "symbol"

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from gatecast.config import Limits
+from gatecast.config_types import Limits
 from gatecast.market.candles import SYMBOL, TS
 
 Severity = Literal["fail", "warn"]

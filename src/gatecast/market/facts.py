@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import polars as pl
 
-from gatecast.config import Limits
+from gatecast.config_types import Limits
 from gatecast.market.candles import BAR, CLOSE, HIGH, LOW, MISSING, SYMBOL, TS, VALUES, VOLUME
 from gatecast.market.expectations import STEP
 

@@ -16,9 +16,8 @@ from gatecast.features.rules import feature_suites
 from gatecast.features.targets import build_targets, target_name
 from gatecast.market.candles import MISSING, SYMBOL, TS
 from gatecast.market.expectations import Finding
+from gatecast.market.gate import require_expected
 from gatecast.market.quality import check
-from gatecast.steps import features
-from gatecast.workspace import Workspace
 from tests.conftest import clean_candles, random_candles
 
 HORIZONS = (1, 6)
@@ -135,12 +134,12 @@ def test_a_target_that_reaches_over_a_hole_is_seen(
     assert found["target_6.closes"].n_unexpected == 2 * len(HOLE)
 
 
-def test_the_stage_refuses_features_that_break_a_rule_and_names_rule_row_and_docs(
+def test_the_gate_refuses_features_that_break_a_rule_and_names_rule_row_and_docs(
     rows: pl.DataFrame, spans: FeaturesConfig, limits: ValidateConfig, tmp_path: Path
 ) -> None:
     found = check(feature_suites(at(400, "rsi", 3.0)(rows), spans, HORIZONS, limits), tmp_path / "docs", "features")
     with pytest.raises(GateRefused) as error:
-        features._judge(found, Workspace(tmp_path))
+        require_expected(found, "features", "reports/feature_docs/index.html")
     assert error.value.exit_status == 3
     line = str(error.value)
     for words in ("rsi lies between -0.5 and 0.5", "BTC/USDT 2024-01-17T16:00Z 3", "reports/feature_docs/index.html"):

@@ -1,6 +1,7 @@
-"""The gate after validation: whoever reads the clean candles asks it, and it does not need Great Expectations."""
+"""The gate at validation and after it: whoever reads the clean candles asks it. It does not need Great Expectations."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -8,6 +9,7 @@ import polars as pl
 from gatecast.config import ValidateConfig
 from gatecast.errors import GateRefused
 from gatecast.market.candles import Market, iso
+from gatecast.market.expectations import Finding, failures_of
 from gatecast.market.facts import LOG_RANGE, LOG_RETURN, market_facts, with_moves
 from gatecast.workspace import file_sha256
 
@@ -44,6 +46,22 @@ def require_validated(report: Path, candles: Path) -> None:
         )
     if digest != file_sha256(candles):
         raise GateRefused(f"{report.name} is about other candles than those in {candles.name}: run `gatecast validate`")
+
+
+def require_expected(findings: Sequence[Finding], step: str, data_docs: str) -> None:
+    """Let data pass only if no expectation on it has failed.
+
+    Args:
+        findings: How each expectation came out.
+        step: Which step asks.
+        data_docs: Where a person reads more.
+
+    Raises:
+        GateRefused: One has failed; the message names it, the rows and the key of its limit.
+    """
+    if failed := failures_of(findings):
+        more = f"; {len(failed) - 1} more expectation(s) failed" if len(failed) > 1 else ""
+        raise GateRefused(f"{step}: {failed[0]}{more}; see {data_docs}")
 
 
 def require_believable(grid: pl.DataFrame, market: Market, limits: ValidateConfig) -> None:

@@ -10,8 +10,8 @@ from gatecast.features.catalogue import build_features, feature_names
 from gatecast.features.prover import prove
 from gatecast.features.rules import feature_suites
 from gatecast.features.targets import build_targets, known_before, target_name
-from gatecast.market.expectations import Finding, failures_of, report, warnings_of
-from gatecast.market.gate import require_validated
+from gatecast.market.expectations import report, warnings_of
+from gatecast.market.gate import require_expected, require_validated
 from gatecast.market.quality import check
 from gatecast.market.snapshot import read_snapshot
 from gatecast.steps.stage import run_stage, say
@@ -47,20 +47,13 @@ def run(
         raise GateRefused(f"{breaches[0]}; {len(breaches)} column(s) in all, see reports/leakage.json")
     findings = check(feature_suites(rows, spans, model.horizons, limits), workspace.feature_docs, "features")
     write_json(workspace.reports / "feature_validation.json", report(findings, file_sha256(workspace.clean)))
-    _judge(findings, workspace)
+    for warning in warnings_of(findings):
+        say(f"features: warning: {warning}")
+    require_expected(findings, "features", workspace.relative(workspace.feature_docs / "index.html"))
     development = known_before(rows, model.horizons, read_snapshot(workspace.raw).grid.first_open(boundary))
     write_atomically(workspace.development_features, development.write_parquet)
     write_atomically(workspace.all_features, rows.write_parquet)
     say(f"features: {len(columns)} columns, {len(rows)} rows, no leak at {spans.n_leak_cuts} cuts")
-
-
-def _judge(findings: list[Finding], workspace: Workspace) -> None:
-    for warning in warnings_of(findings):
-        say(f"features: warning: {warning}")
-    if failed := failures_of(findings):
-        more = f"; {len(failed) - 1} more expectation(s) failed" if len(failed) > 1 else ""
-        docs = workspace.relative(workspace.feature_docs / "index.html")
-        raise GateRefused(f"features: {failed[0]}{more}; see {docs}")
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ import json
 import polars as pl
 
 from gatecast.config import ValidateConfig
-from gatecast.errors import GateRefused
-from gatecast.market.expectations import failures_of, report, warnings_of
+from gatecast.market.expectations import report, warnings_of
+from gatecast.market.gate import require_expected
 from gatecast.market.quality import check
 from gatecast.market.rules import candle_suites
 from gatecast.steps.stage import run_stage, say
@@ -28,10 +28,7 @@ def run(workspace: Workspace, *, limits: ValidateConfig) -> None:
     write_json(workspace.reports / "validation.json", report(findings, file_sha256(workspace.clean)))
     for warning in warnings_of(findings):
         say(f"validate: warning: {warning}")
-    if failed := failures_of(findings):
-        more = f"; {len(failed) - 1} more expectation(s) failed" if len(failed) > 1 else ""
-        docs = workspace.relative(workspace.data_docs / "index.html")
-        raise GateRefused(f"validation: {failed[0]}{more}; see {docs}")
+    require_expected(findings, "validation", workspace.relative(workspace.data_docs / "index.html"))
     say(f"validate: {len(findings)} expectations, {len(warnings_of(findings))} of them with a warning, none failed")
 
 

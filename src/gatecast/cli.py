@@ -144,6 +144,7 @@ def _run_step(name: str, workspace: Workspace, config: Config, refetch: tuple[da
 
     if name not in ("ingest", "forecast"):
         require_snapshot(workspace.raw, config.ingest)  # DVC would work on the candles of another market, or on none
+        pipeline.require_frozen(workspace, workspace.raw)  # or on candles that nobody can restore
     if name == "ingest":
         from gatecast.steps import ingest
 

@@ -66,12 +66,13 @@ class IngestConfig(Section):
     def _consistent(self) -> Self:
         if self.source == "files" and not self.files:
             raise ValueError("source: files needs a path template in ingest.files")
-        if len(set(self.symbols)) < len(self.symbols):
+        if len({symbol.replace("/", "-") for symbol in self.symbols}) < len(self.symbols):  # as folders have them
             raise ValueError("each symbol can be named once")
         if self.timeframe in self.more_timeframes or len(set(self.more_timeframes)) < len(self.more_timeframes):
             raise ValueError("each timeframe can be named once, in timeframe or in more_timeframes")
-        if self.calendar and self.timeframe != "1d":
-            raise ValueError(f"calendar {self.calendar} counts days, and the timeframe is {self.timeframe}")
+        if self.calendar and (self.timeframe, self.more_timeframes) != ("1d", ()):
+            timeframes = ", ".join((self.timeframe, *self.more_timeframes))
+            raise ValueError(f"calendar {self.calendar} counts days, and the timeframes are {timeframes}")
         if self.reference_exchange == self.exchange:
             raise ValueError(f"reference_exchange {self.exchange} is the venue that it would be held against")
         if self.reference_symbols and len(self.reference_symbols) != len(self.symbols):

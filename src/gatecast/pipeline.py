@@ -97,6 +97,24 @@ def fingerprint(workspace: Workspace, stage: str) -> str:
     return hashlib.sha256(json.dumps(outputs).encode()).hexdigest()
 
 
+def require_frozen(workspace: Workspace, path: Path) -> None:
+    """Make sure that a folder is what DVC has of it by hash: a step on anything else could not be rebuilt.
+
+    Raises:
+        GatecastError: It has been changed since, or DVC could not tell; the message is its reason.
+    """
+    tracked = workspace.relative(path.with_name(f"{path.name}.dvc"))
+    quiet = ["status", "--quiet", tracked]  # status 1, and no word, where it has changed
+    ended = run_dvc(workspace, quiet, log=_log(workspace, "status"), say=_to_stderr, relay=None)
+    if ended.status == 1 and not ended.lines:
+        raise GatecastError(
+            f"{workspace.relative(path)} is not what was frozen there (see `dvc status {tracked}`): run `gatecast"
+            f" ingest`, or `dvc checkout {tracked}`"
+        )
+    if ended.status != 0:
+        raise GatecastError(f"DVC could not tell whether {workspace.relative(path)} is as it was frozen: {ended.error}")
+
+
 def up_to_date(workspace: Workspace) -> dict[str, bool] | None:
     """For each stage, in topological order, whether `dvc repro` would skip it and all that it stands on.
 

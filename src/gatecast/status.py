@@ -49,7 +49,18 @@ def render_status(status: dict[str, Any]) -> RenderableType:
 
 def _markets(markets: list[dict[str, Any]]) -> RenderableType:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in ("market", "candles", "since", "last closed", "covered", "venue's", "open", "revised", "age, bars"):
+    for name in (
+        "market",
+        "candles",
+        "since",
+        "last closed",
+        "covered",
+        "venue's",
+        "lost",
+        "open",
+        "revised",
+        "age, bars",
+    ):
         table.add_column(name, no_wrap=True)
     for market in markets:
         if not market["n_candles"]:
@@ -65,7 +76,8 @@ def _markets(markets: list[dict[str, Any]]) -> RenderableType:
             str(market["n_revisions"]),
             str(market["age_bars"]),
         )
-    legend = Text("holes (their bars): those that the venue confirms as its own, and those still open", style="dim")
+    words = "holes (their bars): those that the venue confirms as its own, no longer serves, and those still open"
+    legend = Text(words, style="dim")
     reasons = [f"{market['market']}: {reason}" for market in markets for reason in market["open_because"]]
     return Group(table, legend, *(Text(f"left open by the last fetch: {reason}") for reason in reasons))
 

@@ -4,8 +4,11 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import ccxt.async_support as ccxt
 import polars as pl
 import pytest
 
@@ -14,7 +17,7 @@ from gatecast.errors import ConfigurationError, DataError, GatecastError, Networ
 from gatecast.market.candles import TS, Market, from_ms, to_ms
 from gatecast.market.exchange import CREDENTIALS, URL_VARIABLE, Venue
 from gatecast.market.fetch import fetch
-from gatecast.market.gaps import CAUSE, END, OURS, REASON, START, VENUE, Hole, as_gaps, read_gaps, write_gaps
+from gatecast.market.gaps import CAUSE, END, LOST, OURS, REASON, START, VENUE, Hole, as_gaps, read_gaps, write_gaps
 from gatecast.market.revisions import read_revisions
 from gatecast.market.sample import read_sample
 from gatecast.market.store import Store, merge_candles, read_candles
@@ -31,7 +34,9 @@ from tests.venue import (
     TIMEOUT,
     TRUNCATED,
     Fault,
+    Habits,
     StandInExchange,
+    peak_weight,
 )
 
 RECENT = read_sample(MARKET).tail(2500)
@@ -197,25 +202,81 @@ def test_an_earlier_start_fetches_what_lies_before(start: Start, ingest: IngestC
     assert venue_gaps(store) == [(from_ms(0), RECENT[TS][0])]
 
 
+@pytest.mark.parametrize("n_lost", [0, 130, 400])
 def test_a_venue_that_answers_only_the_span_asked_for_is_searched_for_its_beginning(
-    start: Start, ingest: IngestConfig, store: Store, monkeypatch: pytest.MonkeyPatch
+    start: Start, ingest: IngestConfig, store: Store, n_lost: int
 ) -> None:
-    """Coinbase and others answer a span before the first candle with an empty page, where Binance skips it."""
-    start(pl.concat([RECENT[:800], RECENT[1200:]]))
-    page = Venue.page
-
-    async def only_the_span(self: Venue, market: Market, since: int, *arguments: object) -> pl.DataFrame:
-        answered = await page(self, market, since, arguments[0])  # type: ignore[arg-type]
-        within = answered.filter(pl.col(TS) < from_ms(since + self.page_limit * 3_600_000))
-        shows = arguments[1] if len(arguments) > 1 else ()
-        if not {from_ms(each) for each in shows} <= set(within[TS]):  # type: ignore[attr-defined]
-            raise NetworkFault("the answer lacks what it has to show")
-        return within
-
-    monkeypatch.setattr(Venue, "page", only_the_span)
+    """Coinbase and others answer a span without candles with an empty page, where Binance skips it."""
+    truth = pl.concat([RECENT[:800], RECENT[800 + n_lost :]])
+    start(truth).habits = Habits(spans_only=True)
     found = fetched(ingest.model_copy(update={"start": None, "page_limit": 100}), store)
-    assert found.equals(pl.concat([RECENT[:800], RECENT[1200:-1]]))
-    assert venue_gaps(store) == [(from_ms(0), RECENT[TS][0]), (RECENT[TS][800], RECENT[TS][1200])]
+    assert found.equals(truth[:-1])
+    hole = [(RECENT[TS][800], RECENT[TS][800 + n_lost])] if n_lost else []
+    assert venue_gaps(store) == [(from_ms(0), RECENT[TS][0]), *hole]
+
+
+def test_an_outage_where_the_search_for_the_beginning_looks_is_not_taken_for_it(
+    start: Start, ingest: IngestConfig, store: Store
+) -> None:
+    searched: set[int] = set()
+    for place in range(0, 2300, 190):  # wherever the search by halves looks, one of these outages is there
+        truth = pl.concat([RECENT[: place + 100], RECENT[place + 210 :]])
+        exchange = start(truth)
+        exchange.habits = Habits(spans_only=True)
+        own = Store(store.candles / str(place), store.ledger / str(place))
+        fetch(ingest.model_copy(update={"start": None, "page_limit": 100}), (MARKET,), own, silent, (), Slept())
+        assert read_candles(own.candles, MARKET).equals(truth[:-1])
+        searched |= {request["startTime"] for request in exchange.requests if not exchange.faults}
+    assert searched
+
+
+def test_a_venue_that_gives_fewer_candles_than_asked_for_is_fetched_whole(
+    start: Start, ingest: IngestConfig, store: Store
+) -> None:
+    truth = pl.concat([RECENT[:800], RECENT[850:]])
+    start(truth).habits = Habits(max_rows=300)
+    assert fetched(ingest, store).equals(truth[:-1])
+    assert venue_gaps(store) == [(RECENT[TS][800], RECENT[TS][850])]
+
+
+def test_what_a_venue_serves_no_more_is_on_record_as_lost_and_the_market_goes_on(
+    start: Start, ingest: IngestConfig, store: Store
+) -> None:
+    """Kraken serves the newest 720 candles alone."""
+    exchange = start(now=RECENT[TS][500] + timedelta(minutes=30))
+    exchange.habits = Habits(n_served=300)
+    first = fetched(ingest, store)
+    assert first.equals(RECENT[200:500])
+    exchange.now = NOW
+    found = fetched(ingest, store)
+    assert found.equals(pl.concat([RECENT[200:500], RECENT[2199:-1]]))
+    gaps = read_gaps(store.ledger, MARKET)
+    assert gaps.filter(pl.col(CAUSE) == LOST).select(START, END).rows() == [(RECENT[TS][500], RECENT[TS][2199])]
+    exchange.requests.clear()
+    assert fetched(ingest, store).equals(found)
+    assert len(exchange.requests) == 1
+
+
+@pytest.mark.parametrize("fault", [PAGE, TRUNCATED, EMPTY, RESET, 503])
+def test_a_venue_that_opens_badly_is_asked_again(
+    start: Start, ingest: IngestConfig, store: Store, fault: int | str
+) -> None:
+    exchange = start()
+    exchange.opening_faults = [fault, OK, fault]  # markets, then time
+    assert fetched(ingest, store).equals(TRUTH)
+    exchange.opening_faults = [OK, *[fault] * 50]
+    with pytest.raises(NetworkFault):
+        fetched(ingest, store)
+
+
+def test_a_region_that_is_blocked_from_the_start_is_not_asked_again(
+    start: Start, ingest: IngestConfig, store: Store
+) -> None:
+    exchange = start()
+    exchange.opening_faults = [451, OK]
+    with pytest.raises(DataError, match="refuses to serve this address"):
+        fetched(ingest, store)
+    assert exchange.opening_faults == [OK]
 
 
 def test_nothing_after_the_wanted_end_is_stored(start: Start, ingest: IngestConfig, store: Store) -> None:
@@ -252,10 +313,14 @@ def test_a_fault_half_way_keeps_what_came(start: Start, ingest: IngestConfig, st
 
 
 def test_a_venue_that_wants_silence_gets_it_from_all_requests(start: Start, ingest: IngestConfig, store: Store) -> None:
-    exchange = start(faults=(Fault(429, retry_after=1),))
-    fetch(ingest, (MARKET,), store, silent)
-    first, second = exchange.arrivals[:2]
-    assert second - first >= 1.0
+    exchange = start(faults=(OK, OK, Fault(429, retry_after=1)), latency_s=0.05)
+    fetch(ingest.model_copy(update={"page_limit": 50}), (MARKET,), store, silent)
+    arrivals = exchange.arrivals[2:]
+    silences = [later - earlier for earlier, later in pairwise(arrivals)]
+    longest = silences.index(max(silences))
+    assert silences[longest] >= 0.9, "requests that were under way may still arrive, and then none"
+    after = [at for at in arrivals if arrivals[longest + 1] <= at < arrivals[longest + 1] + 0.2]
+    assert len(after) <= 0.2 * 50 + 3, "they go on in turn, not all at once"
 
 
 def test_too_long_a_silence_is_left_to_the_next_run(start: Start, ingest: IngestConfig, store: Store) -> None:
@@ -277,19 +342,41 @@ def test_what_is_refused_for_good_is_not_tried_again_and_shows_no_query(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("status", [401, 400, 503])
 def test_secrets_of_the_environment_stand_in_no_error_and_in_no_file(
-    start: Start, ingest: IngestConfig, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    start: Start, ingest: IngestConfig, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, status: int
 ) -> None:
-    exchange = start(faults=(401,) * 9)
+    exchange = start(faults=(status,) * 9)
+    exchange.habits = Habits(echoes=True)
     for name in CREDENTIALS:
         monkeypatch.setenv(name, f"hidden-{name}")
     monkeypatch.setenv(URL_VARIABLE, exchange.url.replace("//", "//someone:hidden-word@"))
+    signed = ccxt.binance.sign
+
+    def sign(self: Any, *arguments: Any, **options: Any) -> Any:
+        request = signed(self, *arguments, **options)
+        return {**request, "headers": {"X-MBX-APIKEY": self.apiKey, "X-Secret": self.secret}}
+
+    monkeypatch.setattr(ccxt.binance, "sign", sign)  # public candles are asked for without them
     said: list[str] = []
     with pytest.raises(GatecastError) as error:
         fetch(ingest, (MARKET,), store, said.append, (), Slept())
+    assert "***" in str(error.value), "the venue has echoed a secret"
     assert "hidden" not in " ".join([str(error.value), *said])
     for path in tmp_path.rglob("*"):
         assert path.is_dir() or b"hidden" not in path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "address", ["someone:hidden@127.0.0.1:80", "http://someone:hid/den@127.0.0.1", "ftp://hidden", "hidden"]
+)
+def test_an_address_that_is_none_is_refused_and_not_shown(
+    ingest: IngestConfig, store: Store, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv(URL_VARIABLE, address)
+    with pytest.raises(ConfigurationError, match=URL_VARIABLE) as error:
+        fetched(ingest, store)
+    assert "hid" not in str(error.value)
 
 
 def test_one_market_that_fails_lets_the_others_go_on(start: Start, ingest: IngestConfig, store: Store) -> None:
@@ -354,12 +441,16 @@ def test_several_timeframes_and_symbols_are_fetched_at_once_and_within_the_rate_
     by_day = RECENT.group_by_dynamic(TS, every="1d").agg(
         pl.col("open").first(), pl.col("high").max(), pl.col("low").min(), pl.col("close").last(), pl.sum("volume")
     )
-    start(
+    exchange = start(
         {("BTC/USDT", "1h"): RECENT, ("BTC/USDT", "1d"): by_day, ("ETH/USDT", "1h"): RECENT},
         latency_s=0.1,
     )
     markets = [MARKET, Market("binance", "BTC/USDT", "1d"), Market("binance", "ETH/USDT", "1h")]
-    fetched(ingest.model_copy(update={"page_limit": 100}), store, *markets)
+    exchange.meter.limit, exchange.meter.window_s = 107, 1.0  # a second's share, and what the bucket lets through
+    fetched(ingest.model_copy(update={"page_limit": 50}), store, *markets)
+    assert exchange.meter.n_refused == 0
+    assert peak_weight(exchange.meter.weighed, 1.0) > 80, "the limit binds"
+    assert exchange.n_in_flight_max > 2
     assert read_candles(store.candles, markets[1]).equals(by_day[1:-1])
     assert read_candles(store.candles, markets[2]).equals(TRUTH)
 
@@ -380,12 +471,6 @@ def test_what_the_venue_does_not_have_is_one_line(
     with pytest.raises((ConfigurationError, DataError), match=words) as error:
         fetched(ingest.model_copy(update=changed), store, market)
     assert "\n" not in str(error.value)
-
-
-def test_an_address_that_is_none_is_named(ingest: IngestConfig, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(URL_VARIABLE, "ftp://localhost")
-    with pytest.raises(ConfigurationError, match="ftp://localhost is not an http address"):
-        fetched(ingest, store)
 
 
 def test_progress_tells_rate_and_time_left(

@@ -68,7 +68,11 @@ def test_coverage_tells_holes_by_cause(tmp_path: Path) -> None:
     first = to_ms(rows["ts"][0])
     write(store.ledger, MARKET, as_gaps([Hole(first + 20 * LENGTH, first + 30 * LENGTH)], VENUE, "none", NOW))
     found = coverage(store, MARKET, rows["ts"][0] - timedelta(hours=7), None)
-    assert found["holes"] == {"venue": {"n": 1, "bars": 10}, "ours": {"n": 2, "bars": 5 + 7}}
+    assert found["holes"] == {
+        "venue": {"n": 1, "bars": 10},
+        "lost": {"n": 0, "bars": 0},
+        "ours": {"n": 2, "bars": 5 + 7},
+    }
     assert found["covered"] == pytest.approx(85 / 107)
     assert (found["n_candles"], found["closed_at"]) == (85, "2024-01-05T04:00Z")
     assert found["age_bars"] > 24 * 365

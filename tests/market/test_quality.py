@@ -292,11 +292,23 @@ def test_a_crash_of_44_percent_is_a_warning_and_a_slipped_decimal_point_a_failur
     assert {each.severity for each in real.values()} == {"warn"}
     move = real["log_return.warn"]
     assert move.observed == pytest.approx(-math.log(0.56), abs=0.05)
-    assert move.rows[0]["log_return_at"] == "2024-01-30T04:00Z"
+    assert move.rows[0]["ts"] == "2024-01-30T04:00Z"
     for factor in (0.01, 0.1, 10.0, 100.0):
         found = fired(times(factor, 700)(good), limits)
-        assert found["log_return.fail"].rows[0]["ts"] == "2024-01-30T04:00Z"
+        assert {row["ts"] for row in found["log_return.fail"].rows} == {"2024-01-30T04:00Z", "2024-01-30T05:00Z"}
         assert found["log_return.fail"].n_unexpected == 2, "there and back"
+
+
+def test_a_warning_counts_every_row_that_breaks_it_and_shows_the_worst_first(
+    good: Case, limits: ValidateConfig
+) -> None:
+    slipped = good
+    for place, factor in ((300, 1.5), (500, 1.6), (700, 1.55)):
+        slipped = times(factor, place)(slipped)
+    found = fired(slipped, limits)["log_return.warn"]
+    assert found.n_unexpected == 6, "there and back, three times"
+    assert found.rows[0]["log_return"] == pytest.approx(found.observed)
+    assert found.observed == pytest.approx(math.log(1.6), abs=0.05)
 
 
 def test_a_slip_right_after_a_hole_is_seen(good: Case, limits: ValidateConfig) -> None:
@@ -330,13 +342,10 @@ def test_the_real_second_venue_passes_with_warnings(config: Config) -> None:
     found = check(candle_suites(ours, counts, config.validate_, theirs), None, "candles")
     broken = {each.rule: each for each in found if not each.success}
     assert {each.severity for each in broken.values()} == {"warn"}
-    assert broken["reference_gap.warn"].rows == [
-        {
-            "symbol": "BTC/USDT",
-            "reference_gap_at": "2017-09-05T01:00Z",
-            "reference_gap": pytest.approx(0.1593, abs=1e-4),
-        }
-    ]
+    gap = broken["reference_gap.warn"]
+    worst = {"symbol": "BTC/USDT", "ts": "2017-09-05T01:00Z", "reference_gap": pytest.approx(0.1593, abs=1e-4)}
+    assert gap.rows[0] == worst
+    assert gap.n_unexpected == pytest.approx(0.0128 * len(ours), rel=0.05)
     assert broken["reference_apart_share.warn"].observed == pytest.approx(0.0128, abs=1e-4)
 
 

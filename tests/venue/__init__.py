@@ -22,6 +22,7 @@ from tests.venue.faults import (
     Fault,
     chaos,
 )
+from tests.venue.habits import Habits
 from tests.venue.klines import aggregated, derived_markets
 from tests.venue.server import StandInExchange
 from tests.venue.weights import peak_weight
@@ -43,6 +44,7 @@ __all__ = [
     "TRANSIENT",
     "TRUNCATED",
     "Fault",
+    "Habits",
     "StandInExchange",
     "aggregated",
     "chaos",

@@ -11,7 +11,8 @@ import polars as pl
 from aiohttp import web
 
 from gatecast.market.candles import from_ms, iso, to_ms
-from tests.venue.faults import BREAK, DELISTED, HTML, OK, PAGE, RESET, TIMEOUT, TRUNCATED, Fault, refusal
+from tests.venue.faults import BREAK, DELISTED, EMPTY, HTML, OK, PAGE, RESET, TIMEOUT, TRUNCATED, Fault, refusal
+from tests.venue.habits import Habits
 from tests.venue.klines import MAX_LIMIT, Series
 from tests.venue.listing import exchange_info
 from tests.venue.loopback import Loopback
@@ -29,6 +30,8 @@ class StandInExchange:
         now: What time it is there; may be set. Bars that open before exist, the one in which it lies is half-built.
         clock_off: What `/api/v3/time` adds to it.
         faults: What to answer next, one taken off the front by each request for klines; may be changed.
+        opening_faults: The same for requests about markets and time.
+        habits: How its pages differ from those of Binance; may be set.
         delisted: Symbols that are gone: no klines, not in `exchangeInfo`.
         halted: Symbols that are listed with status BREAK; what candles they have is served. See `halt`.
         latency_s: How long each request waits for its answer.
@@ -59,6 +62,8 @@ class StandInExchange:
         self.now = now
         self.clock_off = clock_off
         self.faults: list[Fault | int | str] = list(faults)
+        self.opening_faults: list[Fault | int | str] = []
+        self.habits = Habits()
         self.delisted: set[str] = set()
         self.halted: set[str] = set()
         self.latency_s = latency_s
@@ -128,7 +133,7 @@ class StandInExchange:
         over = self.meter.weigh(WEIGHTS.get(name, 1))
         if name != "klines":
             await asyncio.sleep(self.latency_s)
-            return self._refused(f"{name}: over the limit", over) if over else self._about(request, name)
+            return self._refused(f"{name}: over the limit", over) if over else await self._about(request, name)
         self._count(request.query)
         self._n_in_flight += 1
         self.n_in_flight_max = max(self.n_in_flight_max, self._n_in_flight)
@@ -144,28 +149,43 @@ class StandInExchange:
         self.requests.append({key: int(value) for key, value in query.items() if value.isdigit()})
         self.asked.append((query.get("symbol", ""), query.get("interval", "")))
 
-    def _about(self, request: web.Request, name: str) -> web.Response:
-        if name == "exchangeInfo":  # of the futures markets, which have addresses of their own, there is none
-            listed = set(self.symbols.values()) - self.delisted if "/api/" in request.path else set()
-            return self._json(name, 200, exchange_info(listed, self.halted, to_ms(self.now)))
-        if name == "time":
-            return self._json(name, 200, {"serverTime": to_ms(self.now + self.clock_off)})
-        return self._json(name, *((200, {}) if name == "ping" else (404, {"code": -1000, "msg": "Not found."})))
+    async def _about(self, request: web.Request, name: str) -> web.StreamResponse:
+        contents: dict[
+            str, Callable[[], dict[str, Any]]
+        ] = {  # of the futures markets, which have addresses of their own, there is none
+            "exchangeInfo": lambda: exchange_info(self._listed(request), self.halted, to_ms(self.now)),
+            "time": lambda: {"serverTime": to_ms(self.now + self.clock_off)},
+            "ping": lambda: {},
+        }
+        if name not in contents:
+            return self._json(name, 404, {"code": -1000, "msg": "Not found."})
+        fault = Fault.of(self.opening_faults.pop(0)) if self.opening_faults else Fault(OK)
+        if isinstance(fault.kind, int):
+            return self._refused(name, fault, request)
+        content = {} if fault.kind == EMPTY else contents[name]()
+        return await self._written(request, f"{name}: {fault.kind}", json.dumps(content), fault)
+
+    def _listed(self, request: web.Request) -> set[str]:
+        """Of the futures markets, which have addresses of their own, there is none."""
+        return set(self.symbols.values()) - self.delisted if "/api/" in request.path else set()
 
     async def _page(self, request: web.Request, wanted: str) -> web.StreamResponse:
         fault = Fault.of(self.faults.pop(0)) if self.faults else Fault(OK)
         if isinstance(fault.kind, int):
-            return self._refused(wanted, fault)
-        if fault.kind == TIMEOUT:
-            self._note(f"no answer to {wanted}")
-            await asyncio.Event().wait()
-        if fault.kind == PAGE:
-            return self._text(f"{wanted}: page", 200, HTML, "text/html")
+            return self._refused(wanted, fault, request)
         try:
             rows = self._rows(request.query, fault)
         except _Illegal as words:
             return self._json(wanted, 400, words.args[0])
-        text, said = f"[{','.join(rows)}]", f"{wanted}: {fault.kind}, {len(rows)} rows"
+        return await self._written(request, f"{wanted}: {fault.kind}, {len(rows)} rows", f"[{','.join(rows)}]", fault)
+
+    async def _written(self, request: web.Request, said: str, text: str, fault: Fault) -> web.StreamResponse:
+        """An answer, with what a fault does to it on its way."""
+        if fault.kind == TIMEOUT:
+            self._note(f"no answer: {said}")
+            await asyncio.Event().wait()
+        if fault.kind == PAGE:
+            return self._text(f"{said}: page", 200, HTML, "text/html")
         if fault.kind == RESET:
             return await self._half(request, said, text)
         return self._text(said, 200, text[: len(text) // 2] if fault.kind == TRUNCATED else text)
@@ -187,7 +207,9 @@ class StandInExchange:
             raise _Illegal(-1120, "Invalid interval.")
         if limit < 1:
             raise _Illegal(-1130, "Data sent for parameter 'limit' is not valid.")
-        return self._series[symbol, interval].faulty_page(fault, start, end, limit, to_ms(self.now))
+        series, now = self._series[symbol, interval], to_ms(self.now)
+        start, end, limit = self.habits.applied(start, end, limit, series.length, now)
+        return series.faulty_page(fault, start, end, limit, now)
 
     def _end(self, symbol: str, fault: Fault) -> None:
         if fault.kind == BREAK:
@@ -205,8 +227,10 @@ class StandInExchange:
             request.transport.close()
         return response
 
-    def _refused(self, said: str, fault: Fault) -> web.Response:
+    def _refused(self, said: str, fault: Fault, request: web.Request | None = None) -> web.Response:
         body, kind, headers = refusal(fault)
+        if request is not None and self.habits.echoes:  # as careless venues do
+            body += f" {dict(request.headers)} {request.path_qs}"
         return self._text(said, int(fault.kind), body, kind, headers)
 
     def _json(self, said: str, status: int, content: Any) -> web.Response:

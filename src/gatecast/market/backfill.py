@@ -4,10 +4,11 @@ Two rules keep out what cannot be trusted, whatever a venue answers:
 
 - A candle counts as closed when the same answer shows a later one. No clock decides it, and an answer out of a stale
   cache, whose last candle was open when it was made, cannot bring a half-built one. The last one of an answer is taken
-  too where a candle is known that is later by more than an answer can span, and where the market does not trade and has
-  not done so for a day: no cache is as stale as that.
-- A hole counts as the venue's own when an answer shows the candles on both sides of it and none between. An empty or
-  shortened answer confirms nothing.
+  too where a candle is known that is later by more than a day and than an answer can span, and where the market has not
+  traded for a day: no cache is as stale as that.
+- A hole counts as the venue's own when an answer shows the candles on both sides of it and none between. Where no
+  answer can, because the hole is longer than the span that the venue answers, or has no candle before it, all answers
+  about it have to be empty, at the second asking. The ledger says which of these it was.
 """
 
 import asyncio
@@ -21,9 +22,10 @@ import polars as pl
 
 from gatecast.errors import DataError
 from gatecast.market.candles import TS, Market, from_ms, iso, timeframe_ms, to_ms
-from gatecast.market.exchange import Venue
+from gatecast.market.exchange import Incomplete, Venue
 from gatecast.market.gaps import (
     END,
+    LOST,
     OURS,
     START,
     VENUE,
@@ -41,6 +43,8 @@ from gatecast.market.store import Store, alone
 _OLDEST: Final = to_ms(datetime(2009, 1, 1, tzinfo=UTC))  # no venue has candles from before the first bitcoin
 _WEEK_MS: Final = 604_800_000  # by which the clock of a venue may be behind
 _DAY_MS: Final = 86_400_000
+_BOTH_SIDES: Final = "an answer shows the candles on both sides and none between"
+_EMPTY: Final = "the answers about it are empty"
 _NEVER: Final = to_ms(datetime(9999, 1, 1, tzinfo=UTC))
 
 
@@ -68,10 +72,11 @@ class Backfill:
         self._store = store
         self._progress = progress
         self._length = timeframe_ms(market.timeframe)
-        self._step = (venue.page_limit - 1) * self._length  # the last candle of an answer is not taken
         self._now = to_ms(datetime.now(UTC))
         self._reached = -1  # newest open time that an answer has shown
         self._was_full = False  # whether that answer may have been cut by the page limit
+        self._evidence: dict[int, str] = {}  # how a hole was shown to be one, by its start; both its sides if not told
+        self.n_unshown = 0  # candles asked for again that the venue does not show any more
         self._gaps = confirmed(read_gaps(store.ledger, market))
         self.intake = Intake(store, market)
         stamps = self.intake.stamps
@@ -94,6 +99,8 @@ class Backfill:
         try:
             self._now = to_ms(await self._venue.open())  # its clock says how far there may be candles
             self._trading = self._venue.is_trading(self._market)
+            self._page_limit = self._venue.page_limit(self._market)
+            self._step = (self._page_limit - 1) * self._length  # the last candle of an answer is not taken
             for hole in again:
                 self._gaps = without(self._gaps, hole)
             await _all(self._refetch(hole) for hole in again)
@@ -117,25 +124,57 @@ class Backfill:
             tail = Hole(stamps[-1], until)
             long = [hole for hole in (*holes, tail) if hole.end - hole.start > self._step]
             short = [hole for hole in holes if hole.end - hole.start <= self._step]
-            await _all([*map(self._fill, long), *map(self._show, self._questions(short))])
+            await _all([*map(self._fill, long), *map(self._ask, self._questions(short))])
         await self._follow()
 
     async def _ask_again(self) -> None:
-        """What is still missing, each hole once more; what an answer then shows as empty is the venue's own."""
+        """What is still missing, each hole once more; what the answers then show as empty is the venue's own."""
         while holes := self._holes(self.intake.stamps[-1]):
-            await _all(map(self._show, self._questions(holes)))
+            step, self._evidence = self._step, {}
+            await _all(map(self._ask, self._questions(holes)))
             left = set(self._holes(self.intake.stamps[-1]))
-            empty = [hole for hole in holes if hole in left]
-            self._gaps = pl.concat([self._gaps, as_gaps(empty, VENUE, "the venue shows none", datetime.now(UTC))])
+            if self._step < step:  # answers are shorter than they were taken to be: nothing has been shown yet
+                continue
+            for hole in (hole for hole in holes if hole in left):
+                reason = self._evidence.get(hole.start, _BOTH_SIDES)
+                self._gaps = pl.concat([self._gaps, as_gaps([hole], VENUE, reason, datetime.now(UTC))])
 
     async def _refetch(self, hole: Hole) -> None:
-        """Ask for a span that may be stored already; an answer has to show the candles around it."""
+        """Ask for a span that may be stored already; an answer should show the candles around it."""
         for start in range(hole.start, hole.end, self._step // 2):
             part = Hole(start, min(start + self._step // 2, hole.end))
             stamps = self.intake.stamps
+            inside = stamps.filter(stamps.is_between(part.start, part.end, closed="left"))
             before, after = stamps.filter(stamps < part.start), stamps.filter(stamps >= part.end)
             around = [int(each) for each in (*before.tail(1), *after.head(1)) if abs(each - start) < self._step // 2]
-            await self._page(min([*around, start]), shows=around)
+            since = min([*around, start])
+            try:
+                await self._page(since, shows=[*around, *inside])
+            except Incomplete:  # what is stored stays, whatever the venue has of it now
+                shown = (await self._page(since))[TS].dt.epoch("ms")
+                self.n_unshown += len(inside.filter(~inside.is_in(shown.implode())))
+
+    async def _ask(self, question: "_Question") -> None:
+        """Ask what a question wants to be shown, and learn from an answer that cannot show it.
+
+        Raises:
+            NetworkFault: No answer came, or none that tells anything.
+        """
+        left, step = question.left, self._step
+        try:
+            await self._show(question)
+        except Incomplete as answer:
+            if answer.first is None or answer.last is None or left is None:
+                raise
+            if answer.first > left:  # it begins later: the venue serves nothing older
+                page = await self._page(left)
+                served = _first(page, answer.first)
+                unserved = [hole for hole in self._holes(served) if left < hole.start]
+                self._gaps = pl.concat([self._gaps, as_gaps(unserved, LOST, "no longer served", datetime.now(UTC))])
+            elif self._length <= answer.last - left < step:  # it ends earlier: the venue gives fewer than asked for
+                self._step = min(self._step, answer.last - left)
+            else:
+                raise
 
     async def _fill(self, hole: Hole) -> None:
         """Ask for a long span, page after page at once."""
@@ -176,7 +215,12 @@ class Backfill:
             if self._reached >= self._end or (is_fresh and not self._was_full):
                 return
             since = max(since, self._reached)
-            page = await self._page(since, shows=[since])
+            try:
+                page = await self._page(since, shows=[since])
+            except Incomplete as answer:
+                if answer.first is None:
+                    raise
+                page = await self._page(since)  # its beginning is not served any more
             n_idle = 0 if _last(page, since) > since else n_idle + 1
             if n_idle > 1 or (n_idle and not self._trading):
                 return
@@ -188,10 +232,8 @@ class Backfill:
             NetworkFault: No answer does.
         """
         left, right, step = question.left, question.right, self._step
-        if left is None:  # before the first candle: the answer begins with that one
-            page = await self._page(self._start)
-            if page.is_empty() or from_ms(right) not in page[TS]:
-                await self._page(max(self._start, right - step), shows=[right])
+        if left is None:
+            await self._show_beginning(right)
         elif right - left <= step:
             await self._page(left, shows=question.known)
         else:  # longer than a page
@@ -201,9 +243,27 @@ class Backfill:
                 if later > right:
                     await self._page(left, shows=[left, right])
                 return
+            self._evidence[left + self._length] = _EMPTY
             for since in range(left + step, right - step, step):
                 await self._page(since)
             await self._page(right - step, shows=[right])
+
+    async def _show_beginning(self, right: int) -> None:
+        """Ask for what may be before the first candle.
+
+        An answer that begins with that candle says it all. Of a venue that answers a span before its history with an
+        empty page, spans at doubling distances are asked for: a search by halves takes an outage for the beginning.
+        """
+        page = await self._page(self._start)
+        if not page.is_empty() and from_ms(right) in page[TS]:
+            self._evidence[self._start] = "the answer from there begins with the first candle"
+            return
+        self._evidence[self._start] = _EMPTY
+        await self._page(max(self._start, right - self._step), shows=[right])
+        distance = 2 * self._step
+        while right - distance > max(self._start, _OLDEST):
+            await self._page(right - distance)
+            distance *= 2
 
     def _questions(self, holes: Sequence[Hole]) -> list["_Question"]:
         """Holes that one answer can show, taken together."""
@@ -225,10 +285,10 @@ class Backfill:
         reached = _last(page, since)
         self._progress.asked(self._market, reached)
         if not page.is_empty() and reached >= self._reached:
-            self._reached, self._was_full = reached, page.height >= self._venue.page_limit
+            self._reached, self._was_full = reached, page.height >= self._page_limit
         self._newest = max(self._newest, reached)
         trades = self._trading or reached + self._length + _DAY_MS > self._now  # a halt may be short
-        may_be_open = trades and reached + self._step >= self._newest
+        may_be_open = trades and reached + max(self._step, _DAY_MS) >= self._newest
         closed = page[:-1] if may_be_open else page
         await self.intake.take(closed.filter(pl.col(TS) < from_ms(self._end)))
         return page
@@ -253,6 +313,10 @@ class _Question:
     right: int
     first: int  # position of `left` among the stored
     known: list[int]
+
+
+def _first(page: pl.DataFrame, otherwise: int) -> int:
+    return otherwise if page.is_empty() else int(page[TS].dt.epoch("ms")[0])
 
 
 def _last(page: pl.DataFrame, otherwise: int) -> int:

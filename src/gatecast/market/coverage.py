@@ -6,10 +6,12 @@ from typing import Any
 import polars as pl
 
 from gatecast.market.candles import TS, Market, from_ms, iso, timeframe_ms, to_ms
-from gatecast.market.gaps import CAUSE, OURS, REASON, Hole, confirmed, missing, read_gaps
+from gatecast.market.gaps import CAUSE, END, LOST, OURS, REASON, START, VENUE, Hole, confirmed, missing, read_gaps
 from gatecast.market.grid import Grid
 from gatecast.market.revisions import read_revisions
 from gatecast.market.store import Store, read_candles
+
+KNOWN = (VENUE, LOST)
 
 
 def coverage(
@@ -27,7 +29,8 @@ def coverage(
     Returns:
         Plain data: market, n_candles, n_revisions, open_because (why the last fetch left holes open); and, where there
         are candles, first and closed_at (ISO 8601), covered (share of the bars), holes (number and bars by cause: those
-        of the `venue`, confirmed by it as empty, and `ours`, still to be fetched), age_bars of the last closed candle.
+        of the `venue`, confirmed by it as empty, those `lost`, which it does not serve any more, and `ours`, still to
+        be fetched), age_bars of the last closed candle.
 
     Raises:
         DataError: A stored file is damaged.
@@ -48,21 +51,25 @@ def coverage(
     grid = Grid(market.timeframe, calendar)
     closed_days = grid.closed_days(from_ms(wanted.start), from_ms(closed_at)).dt.epoch("ms")
     open_or_not = pl.concat([stamps, closed_days])
-    inside = _sizes(missing(open_or_not, gaps.clear(), stored, length), length)
-    inside_ours = _sizes(missing(open_or_not, confirmed(gaps), stored, length), length)
-    ours = _sizes(missing(open_or_not, confirmed(gaps), wanted, length), length)
-    n_bars = len(stamps) + sum(inside) + sum(ours) - sum(inside_ours)
+    ours = _size(missing(open_or_not, confirmed(gaps), wanted, length), length)
+    by_venue = {cause: _explained(open_or_not, gaps.filter(pl.col(CAUSE) == cause), stored, length) for cause in KNOWN}
+    n_bars = len(stamps) + sum(each["bars"] for each in (ours, *by_venue.values()))
     return found | {
         "first": iso(from_ms(first)),
         "closed_at": iso(from_ms(closed_at)),
         "covered": len(stamps) / n_bars,
-        "holes": {
-            "venue": {"n": len(inside) - len(inside_ours), "bars": sum(inside) - sum(inside_ours)},
-            "ours": {"n": len(ours), "bars": sum(ours)},
-        },
+        "holes": {**by_venue, OURS: ours},
         "age_bars": grid.first_open(datetime.now(UTC)) - grid.first_open(from_ms(closed_at)),
     }
 
 
-def _sizes(holes: list[Hole], length: int) -> list[int]:
-    return [(hole.end - hole.start) // length for hole in holes]
+def _explained(stamps: pl.Series, gaps: pl.DataFrame, span: Hole, length: int) -> dict[str, int]:
+    """Number and bars of the holes in a span that the ledger explains."""
+    start, end = from_ms(span.start), from_ms(span.end)
+    inside = gaps.filter((pl.col(END) > start) & (pl.col(START) < end))
+    every, rest = (_size(missing(stamps, each, span, length), length) for each in (gaps.clear(), gaps))
+    return {"n": len(inside), "bars": every["bars"] - rest["bars"]}
+
+
+def _size(holes: list[Hole], length: int) -> dict[str, int]:
+    return {"n": len(holes), "bars": sum(hole.end - hole.start for hole in holes) // length}

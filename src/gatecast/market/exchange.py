@@ -8,7 +8,6 @@ and answers that cannot be right are tried again and then given up as a `Network
 import asyncio
 import json
 import os
-import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -23,6 +22,7 @@ import polars as pl
 
 from gatecast.config import IngestConfig
 from gatecast.errors import ConfigurationError, DataError, NetworkFault
+from gatecast.market.addresses import is_address, replaced, without_secrets
 from gatecast.market.candles import CANDLE_SCHEMA, TS, TS_TYPE, Market, from_ms, iso
 from gatecast.market.patience import Patience, Sleep, retry_after_s
 
@@ -37,11 +37,29 @@ CREDENTIALS: Final = {  # variable of the environment to ccxt's name
 _FIRST_ERROR: Final = 400  # of the statuses of HTTP
 _FIRST_SERVER_ERROR: Final = 500
 _SHARE_OF_LIMIT: Final = 0.99  # ccxt lets a burst of one token through on top: a whole minute stays below the limit
+_NO_TRADES: Final = ([None] * 4 + [None], [None] * 4 + [0])
 _MAX_REASON: Final = 200  # characters of an answer that are shown
 
 
-@dataclass(frozen=True)
+class Incomplete(NetworkFault):
+    """An answer that lacks candles which are known to exist, after all tries.
+
+    Attributes:
+        first: Open time of the first candle that it shows, milliseconds; None if it shows none.
+        last: Open time of the last one.
+    """
+
+    def __init__(self, market: Market, absent: int, page: pl.DataFrame) -> None:
+        super().__init__(f"{market}: the answer lacks the candle of {iso(from_ms(absent))}, which is stored")
+        stamps = page[TS].dt.epoch("ms")
+        self.first = None if page.is_empty() else int(stamps[0])
+        self.last = None if page.is_empty() else int(stamps[-1])
+
+
+@dataclass
 class _Answer:
+    """What came last, over HTTP; filled in place, since ccxt may ask in a task of its own."""
+
     status: int = 0  # of HTTP; 0 where no answer came, or not to its end
     retry_after: str = ""
     text: str = ""
@@ -91,17 +109,17 @@ class Venue:
         )
         self._client.tokenBucket["refillRate"] *= _SHARE_OF_LIMIT
         self._client.init_throttler()
-        self._client.options["fetchCurrencies"] = False  # a private request where there are credentials
+        for private in ("fetchCurrencies", "fetchMargins"):  # requests of ccxt's own accord where there are credentials
+            self._client.options[private] = False
         fetched = self._client.options.get("fetchMarkets")
         contracts = any(":" in symbol for symbol in config.symbols)  # a contract has a colon in its symbol
         if isinstance(fetched, dict) and "spot" in fetched.get("types", ()) and not contracts:
             fetched["types"] = ["spot"]  # fewer requests
         if address := os.environ.get(URL_VARIABLE):
-            if not address.startswith(("http://", "https://")):
-                raise ConfigurationError(f"{URL_VARIABLE}={_without_secrets(address)} is not an http address")
-            self._client.urls["api"] = _replaced(self._client.urls["api"], address.rstrip("/"))
-        largest = self._client.feature_value_by_type("spot", None, "fetchOHLCV", "limit")
-        self.page_limit: int = min(config.page_limit, largest or config.page_limit)
+            if not is_address(address):  # not shown: it may hold a password
+                raise ConfigurationError(f"{URL_VARIABLE} is not an address such as http://127.0.0.1:8765")
+            self._client.urls["api"] = replaced(self._client.urls["api"], address.rstrip("/"))
+        self._page_limit = config.page_limit
 
     async def __aenter__(self) -> Self:
         return self
@@ -124,10 +142,23 @@ class Venue:
         return await asyncio.shield(self._opening)
 
     async def _open(self) -> datetime:
-        await self._ask(self._client.load_markets)
-        if not self._client.has.get("fetchTime"):
-            return datetime.now(UTC)
-        return from_ms(await self._ask(self._client.fetch_time))
+        async def markets() -> None:
+            if not await self._client.load_markets(reload=True):
+                raise ccxt.BadResponse("the answer lists no market")
+
+        async def clock() -> int:
+            told = await self._client.fetch_time()
+            if not isinstance(told, int):
+                raise ccxt.BadResponse("the answer tells no time")
+            return told
+
+        await self._ask(markets)
+        return from_ms(await self._ask(clock)) if self._client.has.get("fetchTime") else datetime.now(UTC)
+
+    def page_limit(self, market: Market) -> int:
+        """Candles of one answer, as far as ccxt knows the venue; known after `open`."""
+        largest = self._client.feature_value(market.symbol, "fetchOHLCV", "limit")
+        return min(self._page_limit, largest or self._page_limit)
 
     def is_trading(self, market: Market) -> bool:
         """Whether a market that the venue lists is open for trading; known after `open`.
@@ -159,17 +190,17 @@ class Venue:
             Candle columns, sorted, each open time once; empty where the venue has nothing.
 
         Raises:
+            Incomplete: The answer lacks one of `shows`.
             NetworkFault: The network or the venue failed, or what it answered cannot be right, all tries included.
             DataError: The venue refused.
         """
+        limit = self.page_limit(market)
 
         async def fetch() -> pl.DataFrame:
-            rows = await self._client.fetch_ohlcv(market.symbol, market.timeframe, since=since, limit=self.page_limit)
-            if not rows and not _is_json(_answer.get().text):  # ccxt takes it for a page without candles
-                raise ccxt.BadResponse(f"{market.exchange} answered with something that is not JSON")
+            rows = await self._client.fetch_ohlcv(market.symbol, market.timeframe, since=since, limit=limit)
             page = _as_page(rows, since, before)
             if absent := set(shows) - set(page[TS].dt.epoch("ms")):
-                raise ccxt.BadResponse(f"the answer lacks the candle of {iso(from_ms(min(absent)))}, which exists")
+                raise Incomplete(market, min(absent), page)
             return page
 
         async with self._places:
@@ -187,19 +218,28 @@ class Venue:
 
 
 def _client_class(exchange: str, patience: Patience) -> type:
-    """A client of ccxt that keeps silent when it has to, and each answer for the task that asked."""
+    """A client of ccxt that keeps silent when it has to, takes nothing but JSON, and keeps what came last."""
     parent: Any = getattr(ccxt, exchange)
 
     class Client(parent):  # type: ignore[misc]  # ccxt is not typed
+        async def throttle(self, cost: float | None = None) -> None:
+            await super().throttle(cost)
+            while patience.is_silent:  # and then in turn, not all at once with what the bucket has gathered meanwhile
+                await patience.turn()
+                await super().throttle(cost)
+
         async def fetch(self, *arguments: Any, **options: Any) -> Any:
-            await patience.turn()  # ccxt calls this after its throttle, right before a request goes out
-            return await super().fetch(*arguments, **options)
+            found = await super().fetch(*arguments, **options)
+            if not _is_json(_answer.get().text):  # ccxt takes it for an answer without content
+                raise ccxt.BadResponse("the answer is not JSON")
+            return found
 
         def on_rest_response(self, *arguments: Any) -> str:
-            text: str = super().on_rest_response(*arguments)
-            status, headers = arguments[0], {name.lower(): value for name, value in arguments[4].items()}
-            _answer.set(_Answer(status, headers.get("retry-after", ""), text))
-            return text
+            answer = _answer.get()
+            answer.text = super().on_rest_response(*arguments)
+            headers = {name.lower(): value for name, value in arguments[4].items()}
+            answer.status, answer.retry_after = arguments[0], headers.get("retry-after", "")
+            return answer.text
 
     return Client
 
@@ -209,29 +249,40 @@ def _translated(exchange: str, secrets: Iterable[str]) -> Iterator[None]:
     """Errors of ccxt as ours, one line each, without what a request may have carried."""
 
     def reason(error: Exception) -> str:
-        words = _without_secrets(_answer.get().words + " ".join(str(error).split()), secrets)
+        cause = f" ({error.__cause__})" if error.__cause__ and str(error.__cause__) else ""
+        words = without_secrets(_answer.get().words + " ".join(f"{error}{cause}".split()), secrets)
         return words if len(words) <= _MAX_REASON else words[:_MAX_REASON] + "…"
 
     try:
         yield
     except ccxt.AuthenticationError as error:
-        named = ", ".join(CREDENTIALS)
-        raise DataError(f"{exchange} wants other credentials than {named} hold: {reason(error)}") from None
+        named = ", ".join(name for name in CREDENTIALS if os.environ.get(name))
+        wanted = f"other credentials than {named} hold" if named else f"credentials: set {', '.join(CREDENTIALS)}"
+        raise DataError(f"{exchange} wants {wanted}: {reason(error)}") from None
     except ccxt.BaseError as error:
         if _answer.get().status in (403, 451):
             raise DataError(f"{exchange} refuses to serve this address (region blocked?): {reason(error)}") from None
         if isinstance(error, ccxt.OperationFailed | ccxt.BadResponse) or _answer.get().may_pass:
             raise NetworkFault(f"{exchange} gave no usable answer: {type(error).__name__}: {reason(error)}") from None
         raise DataError(f"{exchange} refuses: {type(error).__name__}: {reason(error)}") from None
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+    ) as error:  # in ccxt
+        raise NetworkFault(f"{exchange} gave an answer that makes no sense: {reason(error)}") from None
 
 
 def _as_page(rows: list[list[Any]], since: int, before: int) -> pl.DataFrame:
-    """The rows asked for, in order.
+    """The rows asked for, in order; a bar in which nobody traded, given without prices, is none.
 
     Raises:
         ccxt.BadResponse: A row that is none, one of the future, or two that contradict each other.
     """
     n_cells = len(CANDLE_SCHEMA)
+    rows = [row for row in rows if row[1:n_cells] not in _NO_TRADES]
     for row in rows:
         if len(row) < n_cells or not all(isinstance(cell, int | float) and isfinite(cell) for cell in row[:n_cells]):
             raise ccxt.BadResponse(f"the answer holds {row!r}, which is no candle")
@@ -252,24 +303,6 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def _without_secrets(words: str, secrets: Iterable[str] = ()) -> str:
-    """Without the query and the user of an address, and without what came from the environment."""
-    words = re.sub(r"//[^/\s@]*@", "//", re.sub(r"\?\S*", "", words))
-    for secret in secrets:
-        words = words.replace(secret, "***")
-    return words
-
-
 def _did_you_mean(name: str, known: Iterable[str]) -> str:
     near = get_close_matches(name, known, n=3)
     return f"; did you mean {' or '.join(near)}?" if near else ""
-
-
-def _replaced(addresses: Any, address: str) -> Any:
-    if isinstance(addresses, dict):
-        return {name: _replaced(value, address) for name, value in addresses.items()}
-    if not isinstance(addresses, str) or "://" not in addresses:
-        return addresses
-    _, _, rest = addresses.partition("://")
-    _, slash, path = rest.partition("/")
-    return address + slash + path

@@ -31,6 +31,7 @@ class Rule:
         severity: Whether a breach stops the pipeline or is reported.
         key: Key of the configuration that holds its limit; empty where it is not a matter of degree.
         limit: The limit.
+        rows: Table in which the rows that break it are looked up, where its own has only the worst of each market.
         asked_up_to: Rows beyond this value of its column are another rule's: a failure is not a warning as well.
     """
 
@@ -44,6 +45,7 @@ class Rule:
     key: str = ""
     limit: float | None = None
     asked_up_to: float | None = None
+    rows: pl.DataFrame | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Finding:
         limit: The limit.
         observed: The worst value, for a matter of degree; otherwise the count of rows that break the rule.
         n_unexpected: Rows that break it.
-        rows: The first of them.
+        rows: The first of them; for a matter of degree the worst.
         error: Why it could not be judged; empty if it could.
     """
 
@@ -104,7 +106,8 @@ class Finding:
         if self.error:
             return f"{self.name} could not be judged ({self.error}) [rule {self.rule}]"
         shown = "; ".join(" ".join(map(_shown, row.values())) for row in self.rows)
-        where = f"{self.n_unexpected} row(s), the first: {shown}" if shown else "the table as a whole"
+        order = "first" if self.limit is None else "worst"
+        where = f"{self.n_unexpected} row(s), the {order}: {shown}" if shown else "the table as a whole"
         if self.limit is None:
             return f"it does not hold that {self.name}: {where} [rule {self.rule}]"
         side = "above" if self.observed is None or self.observed > self.limit else "below"
@@ -113,7 +116,12 @@ class Finding:
 
 
 def degrees(
-    column: str, words: str, limits: Limits, shown: Sequence[str], levels: Sequence[Severity] = (FAIL, WARN)
+    column: str,
+    words: str,
+    limits: Limits,
+    shown: Sequence[str],
+    levels: Sequence[Severity] = (FAIL, WARN),
+    rows: pl.DataFrame | None = None,
 ) -> list[Rule]:
     """The rules of one measure: a column must not exceed the levels that are configured.
 
@@ -123,6 +131,7 @@ def degrees(
         limits: Its levels.
         shown: Columns to show of a row that breaks a rule.
         levels: Which of the levels to ask for.
+        rows: Table in which the rows are looked up, if not in that of the suite.
     """
     rules = []
     for level in levels:
@@ -135,7 +144,7 @@ def degrees(
             Rule(
                 f"{column}.{level}", words, BETWEEN, {"column": column, "max_value": limit},
                 broken if ceiling is None else broken & (pl.col(column) <= ceiling),
-                (*shown, column), level, f"validate.{column}.{level}", limit, ceiling,
+                (*shown, column), level, f"validate.{column}.{level}", limit, ceiling, rows,
             )
         )  # fmt: skip
     return rules

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gatecast.config import IngestConfig
-from gatecast.errors import DataError, GatecastError
+from gatecast.errors import DataError, GatecastError, NetworkFault
 from gatecast.market.backfill import Backfill
 from gatecast.market.candles import Market, from_ms, iso, timeframe_ms
 from gatecast.market.exchange import Venue
@@ -46,7 +46,10 @@ def fetch(
     if faults:
         each = "; ".join(f"{market.symbol} {market.timeframe}: {fault}" for market, fault in faults)
         done = len(markets) - len(faults)
-        raise DataError(f"{len(faults)} of {len(markets)} markets failed, {done} are stored and complete: {each}")
+        may_pass = all(isinstance(fault, NetworkFault) for _, fault in faults)
+        raise (NetworkFault if may_pass else DataError)(
+            f"{len(faults)} of {len(markets)} markets failed, {done} are stored and complete: {each}"
+        )
 
 
 async def _fetch(
@@ -69,6 +72,8 @@ async def _fetch(
             return fault
         intake = backfill.intake
         revised = f", {intake.n_revised} revised" if intake.n_revised or again else ""
+        if backfill.n_unshown:
+            say(f"ingest: {market}: {backfill.n_unshown} stored candles were not shown again; they stay as they are")
         closed_at = iso(from_ms(intake.stamps[-1] + timeframe_ms(market.timeframe)))
         say(f"ingest: {market}: {intake.n_new} new candles{revised}, the last one closed at {closed_at}")
         return None

@@ -10,6 +10,7 @@ to be complete. What is not closed by the clock of the run is in the future, and
 """
 
 import gzip
+import re
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ from gatecast.market.dialects import Table, candles_in, table_of_frame, table_of
 
 _PLACEHOLDERS: Final = ("exchange", "symbol", "pair", "timeframe")
 _PARQUET, _GZIP, _ZIP = b"PAR1", b"\x1f\x8b", b"PK\x03\x04"
+_ARCHIVE_NAME: Final = re.compile(r"([A-Z0-9]+)-\d+[a-z]+-\d{4}-\d{2}")  # ETHUSDT-1h-2021-05.zip
 _FAULTS: Final = (  # of the packing; a zip with a password is a RuntimeError
     pl.exceptions.PolarsError,
     OSError,
@@ -91,6 +93,8 @@ def require_own_files(template: str, root: Path, markets: Sequence[Market]) -> N
 
 
 def _read(path: Path, market: Market) -> pl.DataFrame:
+    if (named := _ARCHIVE_NAME.match(path.name)) and named[1] != _names(market)["pair"]:
+        raise DataError(f"{path} is named after {named[1]}, and {market} was asked for; nothing of it was stored")
     try:
         return as_candles(candles_in(_table(path), market), str(path))
     except _FAULTS as error:

@@ -18,6 +18,7 @@ CAUSE: Final = "cause"
 REASON: Final = "reason"
 ASKED_AT: Final = "asked_at"
 VENUE: Final = "venue"  # the venue has no candle there, and says so
+LOST: Final = "lost"  # the venue has had candles there, or may have, and does not serve them any more
 OURS: Final = "ours"  # not fetched yet: something failed on the way
 
 GAP_SCHEMA: Final = pl.Schema(
@@ -80,8 +81,8 @@ def without(gaps: pl.DataFrame, hole: Hole) -> pl.DataFrame:
 
 
 def confirmed(gaps: pl.DataFrame) -> pl.DataFrame:
-    """Those that the venue has confirmed."""
-    return gaps.filter(pl.col(CAUSE) == VENUE)
+    """Those that need not be asked for again: the venue has confirmed them, or serves them no more."""
+    return gaps.filter(pl.col(CAUSE) != OURS)
 
 
 def read_gaps(ledger: Path, market: Market) -> pl.DataFrame:

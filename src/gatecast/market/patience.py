@@ -32,6 +32,11 @@ class Patience:
         self._may_speak = asyncio.Event()
         self._may_speak.set()
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether a silence is kept."""
+        return not self._may_speak.is_set()
+
     async def turn(self) -> None:
         """Wait until no silence is kept."""
         await self._may_speak.wait()
@@ -54,6 +59,8 @@ class Patience:
                 if silence > LONGEST_SILENCE_S:
                     raise NetworkFault(f"{fault}; it wants {silence:.0f} s of silence: run again after that") from None
                 if n_failed == self._n_retries:
+                    if type(fault) is NetworkFault and n_failed:
+                        raise NetworkFault(f"{fault}; asked {n_failed + 1} times, run again to go on") from None
                     raise
                 wait = min(FIRST_WAIT_S * 2**n_failed, LONGEST_WAIT_S) * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
                 await (self._keep_silent(silence + wait) if silence else self._sleep(wait))

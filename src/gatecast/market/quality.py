@@ -182,7 +182,7 @@ def _finding(rule: Rule, content: Any, suite: Suite) -> Finding:
         success=success,
         key=rule.key,
         limit=rule.limit,
-        observed=_observed(rule, suite.table) if rule.limit is not None else float(len(broken)),
+        observed=_observed(rule, suite) if rule.limit is not None else float(len(broken)),
         n_unexpected=len(broken),
         rows=[_plain(row) for row in broken.head(_MAX_ROWS).to_dicts()],
         error=_error(content),
@@ -190,13 +190,19 @@ def _finding(rule: Rule, content: Any, suite: Suite) -> Finding:
 
 
 def _broken(rule: Rule, broken: pl.Expr, suite: Suite) -> pl.DataFrame:
+    table = suite.table if rule.rows is None else rule.rows
     chosen = broken if suite.rows is None else broken & suite.rows
-    return suite.table.filter(chosen).select(rule.shown)
+    rows = table.filter(chosen).select(rule.shown)
+    if rule.limit is None:
+        return rows
+    return rows.sort(rule.arguments["column"], descending="max_value" in rule.arguments, maintain_order=True)
 
 
-def _observed(rule: Rule, table: pl.DataFrame) -> float | None:
-    column = table[rule.arguments["column"]]
-    worst: Any = column.min() if "min_value" in rule.arguments else column.max()
+def _observed(rule: Rule, suite: Suite) -> float | None:
+    """The worst value among those that the rule is asked about."""
+    column = pl.col(rule.arguments["column"])
+    asked = suite.table if rule.asked_up_to is None else suite.table.filter(column <= rule.asked_up_to)
+    worst: Any = asked.select(column.min() if "min_value" in rule.arguments else column.max()).item()
     return None if worst is None else round(float(worst), 9)
 
 

@@ -4,6 +4,7 @@ One fault breaks one rule: the order of prices makes a positive low enough for a
 the failure is, and whatever a rule needs to make sense at all is another's to judge.
 """
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -89,7 +90,7 @@ def candle_suites(
         Suite("prices", rows, _price_rules(), PRICES, ~pl.col(MISSING)),
         Suite("moves", rows, _move_rules(limits), (VOLUME, LOG_RETURN, LOG_RANGE), ~pl.col(MISSING)),
         Suite("marks", rows, _mark_rules(), (STRAY,)),
-        Suite("markets", facts, _market_rules(sorted(counts), limits)),
+        Suite("markets", facts, _market_rules(sorted(counts), limits, rows)),
         Suite("months", month_facts(counts), _month_rules(limits)),
     ]
     return suites if reference is None else suites + _reference_suites(candles, reference, limits)
@@ -135,10 +136,10 @@ def _move_rules(limits: ValidateConfig) -> tuple[Rule, ...]:
     return (
         Rule(
             "volume.not_negative",
-            "volume is not negative",
+            "volume is a number and not negative",
             BETWEEN,
-            {"column": VOLUME, "min_value": 0},
-            pl.col(VOLUME) < 0,
+            {"column": VOLUME, "min_value": 0, "max_value": sys.float_info.max},
+            (pl.col(VOLUME) < 0) | ~pl.col(VOLUME).is_finite(),
             (*KEYS, VOLUME),
         ),
         *(
@@ -162,12 +163,12 @@ def _mark_rules() -> tuple[Rule, ...]:
     )
 
 
-def _market_rules(symbols: list[str], limits: ValidateConfig) -> tuple[Rule, ...]:
+def _market_rules(symbols: list[str], limits: ValidateConfig, rows: pl.DataFrame) -> tuple[Rule, ...]:
     few = pl.col(N_BARS) < limits.min_bars
     measures = [
-        *((name, words, (SYMBOL,), (FAIL, WARN)) for name, words in _WORDS.items()),
-        # the failure is judged at every row
-        *((name, words, (SYMBOL, f"{name}_at"), (WARN,)) for name, words in _MOVES.items()),
+        *((name, words, (SYMBOL,), (FAIL, WARN), None) for name, words in _WORDS.items()),
+        # the failure is judged at every row, and the largest move of a market says whether there is one to warn of
+        *((name, words, KEYS, (WARN,), rows) for name, words in _MOVES.items()),
     ]
     return (
         Rule(
@@ -186,8 +187,8 @@ def _market_rules(symbols: list[str], limits: ValidateConfig) -> tuple[Rule, ...
         ),
         *(
             rule
-            for name, words, shown, levels in measures
-            for rule in degrees(name, words, getattr(limits, name), shown, levels)
+            for name, words, shown, levels, table in measures
+            for rule in degrees(name, words, getattr(limits, name), shown, levels, table)
         ),
     )  # fmt: skip
 
@@ -227,7 +228,7 @@ def _reference_suites(candles: pl.DataFrame, reference: pl.DataFrame, limits: Va
             "second venue",
             reference_facts(gaps, limits.reference_gap),
             (
-                *degrees(GAP, distance, limits.reference_gap, (SYMBOL, f"{GAP}_at"), (WARN,)),
+                *degrees(GAP, distance, limits.reference_gap, KEYS, (WARN,), gaps),
                 *degrees("reference_apart_share", apart, limits.reference_apart_share, (SYMBOL,)),
                 *degrees("reference_alone_share", alone, limits.reference_alone_share, (SYMBOL, "n_alone")),
             ),

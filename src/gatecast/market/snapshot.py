@@ -48,7 +48,11 @@ class Snapshot:
     def __str__(self) -> str:
         start, until = (instant or "open" for instant in self.wanted)
         markets = f"{self.exchange} {', '.join(self.symbols)} {self.timeframe}"
-        return f"{markets} from source {self.source}, start {start}, end {until}"
+        calendar = f" on calendar {self.calendar}" if self.calendar else ""
+        beside = (
+            f" beside {self.reference_exchange} {', '.join(self.reference_symbols)}" if self.reference_exchange else ""
+        )
+        return f"{markets}{calendar}{beside} from source {self.source}, start {start}, end {until}"
 
     def markets(self) -> tuple[Market, ...]:
         """The markets, in the order of the configuration."""

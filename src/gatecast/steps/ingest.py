@@ -3,15 +3,14 @@
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
-import polars as pl
-
 from gatecast import pipeline
 from gatecast.config import Config
 from gatecast.evaluation.splits import Span, resolve_split
 from gatecast.market.candles import TS, iso
+from gatecast.market.cleaning import clean_grid
 from gatecast.market.grid import Grid
 from gatecast.market.snapshot import freeze, snapshot_of
-from gatecast.market.sources import collect, is_closed, markets_of
+from gatecast.market.sources import collect, markets_of
 from gatecast.market.store import Store
 from gatecast.params import freeze_split
 from gatecast.workspace import Workspace
@@ -36,8 +35,9 @@ def run(workspace: Workspace, config: Config, say: Callable[[str], None], refetc
     grid = Grid(settings.timeframe, settings.calendar)
     grid.first_open(datetime.now(UTC))  # an unknown calendar is found before anything is fetched
     candles = collect(settings, workspace.root, Store(workspace.candles, workspace.ledger), say, refetch)
-    own = pl.concat(candles[market].select(TS) for market in markets_of(settings)).filter(is_closed(settings.timeframe))
-    first, last = own.select(pl.col(TS).min().alias("first"), pl.col(TS).max().alias("last")).row(0)
+    now = datetime.now(UTC)
+    grids = [clean_grid(candles[market], market, now, settings.calendar)[0][TS] for market in markets_of(settings)]
+    first, last = min(stamps[0] for stamps in grids), max(stamps[-1] for stamps in grids)  # of what `clean` will keep
     span = Span(grid.bar_of(first), grid.bar_of(last) + 1)
     end = grid.closes_at(span.end - 1)
     if config.split.development_end is None:

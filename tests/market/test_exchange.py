@@ -249,6 +249,8 @@ def test_what_a_venue_serves_no_more_is_on_record_as_lost_and_the_market_goes_on
     exchange.requests.clear()
     assert fetched(ingest, store).equals(found)
     assert len(exchange.requests) == 1
+    earlier = ingest.model_copy(update={"start": RECENT[TS][0] - timedelta(days=9)})
+    assert fetched(earlier, store).equals(found), "nor what may have been before"
 
 
 @pytest.mark.parametrize("fault", [PAGE, TRUNCATED, EMPTY, RESET, 503])

@@ -164,15 +164,15 @@ class Backfill:
         try:
             await self._show(question)
         except Incomplete as answer:
-            if answer.first is None or answer.last is None or left is None:
+            if answer.first is None or answer.last is None:
                 raise
-            if answer.first > left:  # it begins later: the venue serves nothing older
-                page = await self._page(left)
-                served = _first(page, answer.first)
-                unserved = [hole for hole in self._holes(served) if left < hole.start]
+            anchor = question.right if left is None else left
+            if answer.first > anchor:  # it begins later: the venue serves nothing older
+                served = _first(await self._page(anchor), answer.first)
+                unserved = [hole for hole in self._holes(served) if left is None or left < hole.start]
                 self._gaps = pl.concat([self._gaps, as_gaps(unserved, LOST, "no longer served", datetime.now(UTC))])
-            elif self._length <= answer.last - left < step:  # it ends earlier: the venue gives fewer than asked for
-                self._step = min(self._step, answer.last - left)
+            elif self._length <= answer.last - anchor < step:  # it ends earlier: the venue gives fewer than asked for
+                self._step = min(self._step, answer.last - anchor)
             else:
                 raise
 
@@ -286,7 +286,8 @@ class Backfill:
         self._progress.asked(self._market, reached)
         if not page.is_empty() and reached >= self._reached:
             self._reached, self._was_full = reached, page.height >= self._page_limit
-        self._newest = max(self._newest, reached)
+        if not page.is_empty():
+            self._newest = max(self._newest, reached)
         trades = self._trading or reached + self._length + _DAY_MS > self._now  # a halt may be short
         may_be_open = trades and reached + max(self._step, _DAY_MS) >= self._newest
         closed = page[:-1] if may_be_open else page

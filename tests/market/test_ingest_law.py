@@ -1,9 +1,9 @@
 """The law of ingest, searched for its breach: whatever the faults and whenever the process dies, what is stored is a
 subset of the truth and the ledger says what is missing; once the exchange answers rightly, the store is the truth."""
 
-import os
 import random
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -28,6 +28,7 @@ from gatecast.market.gaps import CAUSE, END, OURS, START, VENUE, read_gaps
 from gatecast.market.sample import read_sample
 from gatecast.market.store import Store, read_candles
 from tests.conftest import MARKET
+from tests.market.killed_ingest import ingest_until_killed, no_sleep
 from tests.venue import DUPLICATES, EMPTY, OK, PAGE, RESET, STALE, TIMEOUT, TRUNCATED, Fault, Habits, StandInExchange
 from tests.venue.faults import TRANSIENT
 
@@ -76,10 +77,6 @@ rounds = st.builds(
 USUAL = Habits()
 HABITS = (USUAL, Habits(max_rows=7), Habits(max_rows=13))
 holes = st.lists(st.tuples(st.integers(1, 250), st.integers(1, 45)), max_size=4)
-
-
-async def no_sleep(seconds: float) -> None:
-    del seconds
 
 
 @pytest.fixture(autouse=True)
@@ -224,20 +221,16 @@ def test_time_outs_are_faults_like_others(ingest: IngestConfig, folder: Path, mo
         assert_truth(store, exchange.truth())
 
 
-def _ingest_until_killed(config: IngestConfig, folder: Path, address: str) -> None:
-    os.environ[URL_VARIABLE] = address
-    pytest.MonkeyPatch().setattr(intake, "_FLUSH_S", 0.0)  # a merge an answer, so that kills meet merges
-    fetch(config, (MARKET,), Store(folder / "candles", folder / "ledger"), lambda _: None)
-
-
 def _killed_at(n_requests: int, config: IngestConfig, folder: Path, exchange: StandInExchange) -> bool:
     """Whether the process was still at work when it was killed, after the exchange had been asked so many times."""
     context = get_context("forkserver")
-    context.set_forkserver_preload(["gatecast.market.fetch", "tests.market.test_ingest_law"])
+    context.set_forkserver_preload(["tests.market.killed_ingest"])
     until = len(exchange.requests) + n_requests
-    process = context.Process(target=_ingest_until_killed, args=(config, folder, exchange.url))
+    process = context.Process(target=ingest_until_killed, args=(config, MARKET, folder, exchange.url))
     process.start()
+    deadline = time.monotonic() + 60
     while process.is_alive() and len(exchange.requests) < until:
+        assert time.monotonic() < deadline, "the process stands still"
         process.join(0.002)
     process.kill()
     process.join()

@@ -97,7 +97,7 @@ class _Progress:
         self._began_at = self._said_at = time.monotonic()
 
     def plan(self, n_requests: int) -> None:
-        self._n_planned += n_requests
+        self._n_planned = max(self._n_planned, self._n_asked) + n_requests
 
     def asked(self, market: Market, reached: int) -> None:
         self._n_asked += 1
@@ -107,7 +107,7 @@ class _Progress:
         self._said_at = now
         rate = self._n_asked / (now - self._began_at)
         left = max(self._n_planned - self._n_asked, 0)
+        ahead = f", about {left} to go, {left / rate:.0f} s left" if left else ""
         self.say(
-            f"ingest: {self._n_asked} requests done, about {left} to go, {rate:.1f} a second, {left / rate:.0f} s left;"
-            f" {market} at {iso(from_ms(reached))}"
+            f"ingest: {self._n_asked} requests done, {rate:.1f} a second{ahead}; {market} at {iso(from_ms(reached))}"
         )

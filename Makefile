@@ -7,7 +7,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 TORCH_INDEX ?=
 ARGS ?=
 
-.PHONY: help setup run test check format ui hooks bench bench-run bench-validate bench-ingest
+.PHONY: help setup run test check format docs ui hooks bench bench-run bench-validate bench-ingest bench-features bench-peers
 
 help: ## List these targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,13 +41,16 @@ format: setup ## Format and mend what the linter can mend
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
+docs: setup ## Make docs/features.md from the catalogue
+	@$(BIN)/python -m gatecast.features.listing docs/features.md
+
 ui: setup ## Serve the MLflow UI and the Prefect UI on this machine
 	@$(BIN)/gatecast ui
 
 hooks: setup ## Run format and lint before each commit
 	@$(BIN)/pre-commit install
 
-bench: bench-run bench-validate bench-ingest ## Run every bench
+bench: bench-run bench-validate bench-ingest bench-features ## Run every bench
 
 bench-run: setup ## Time, memory and skill of the main job, on a fresh copy
 	@$(BIN)/python tests/benches/run.py
@@ -57,3 +60,15 @@ bench-validate: setup ## Time and memory of both suites on large tables
 
 bench-ingest: setup ## Merging into a large store, rate of a fetch, requests of a resumed one
 	@$(BIN)/python -m tests.benches.ingest
+
+bench-features: setup bench-peers ## Features against reading and writing alone, against pandas, in memory, for a new bar
+	@$(BIN)/python -m tests.benches.features $(ARGS)
+
+PEERS := .gatecast/bench/peers
+
+bench-peers: $(PEERS)/.installed ## Install the pandas libraries that features are compared with, by themselves
+
+$(PEERS)/.installed: constraints.txt
+	@$(PYTHON) -m venv --clear $(PEERS)
+	@$(PEERS)/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt pandas ta==0.11.0 pandas-ta-classic==0.8.32
+	@touch $@

@@ -15,11 +15,29 @@ from ruamel.yaml import YAML
 
 from gatecast.config import Config
 from gatecast.config_parsing import parse_config
+from gatecast.features.build import build_features
+from gatecast.features.feature import Recipe
+from gatecast.features.targets import build_targets
 from gatecast.market.candles import CANDLE_SCHEMA, TS, Market
 from gatecast.market.cleaning import clean_grid
+from gatecast.market.publications.table import PUBLICATION_SCHEMA
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MARKET = Market("binance", "BTC/USDT", "1h")
+NO_PUBLICATIONS = pl.DataFrame(schema=PUBLICATION_SCHEMA)
+SMALL_SPANS = {  # every feature, so that a few hundred candles suffice
+    "use": ("*",),
+    "return_spans": (1, 5),
+    "average_spans": (4, 9),
+    "volatility_half_lives": (3, 12),
+    "volume_half_lives": (4, 6),
+    "macd_bars": (4, 9, 3),
+    "bollinger_bars": 8,
+    "window_bars": 12,
+    "universe_bars": 6,
+    "published_half_life": 6,
+    "scale_half_life": 8,
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -59,3 +77,14 @@ def clean_candles(raw: pl.DataFrame, market: Market = MARKET) -> pl.DataFrame:
     """The grid of raw candles as `clean` writes it."""
     grid, _, _ = clean_grid(raw, market, raw[TS].sort()[-1] + timedelta(days=1))
     return grid.with_columns(outlier=pl.lit(value=False))
+
+
+def small_recipe(config: Config, symbols: tuple[str, ...] = (MARKET.symbol,), sources: tuple[str, ...] = ()) -> Recipe:
+    """The shipped features with short spans, of hourly markets."""
+    return Recipe(config.features.model_copy(update=SMALL_SPANS), symbols, MARKET.timeframe, sources)
+
+
+def feature_table(candles: pl.DataFrame, recipe: Recipe, horizons: tuple[int, ...]) -> pl.DataFrame:
+    """Feature rows with targets, as the stage writes them."""
+    rows = build_features(candles, NO_PUBLICATIONS, recipe)
+    return rows.hstack(build_targets(rows, horizons))

@@ -98,7 +98,7 @@ def test_mlflow_shows_the_run_with_its_trials_and_folds_and_serves_the_champion(
     assert parent.data.metrics["validate.keys_unique"] == 1
     hole = next(each for each in quality["expectations"] if each["rule"] == "hole_bars.fail")
     assert parent.data.metrics["validate.hole_bars.fail"] == hole["observed"] == 5
-    assert parent.data.metrics["validate.features.rsi.range"] == 1
+    assert parent.data.metrics["validate.features.values_in_range"] == 1
     model = mlflow.pyfunc.load_model("models:/gatecast@champion")
     answer = pl.from_pandas(model.predict(read_sample(Market("binance", "BTC/USDT", "1h")).to_pandas()))
     assert tuple(answer.columns) == FORECAST_COLUMNS

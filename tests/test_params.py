@@ -111,6 +111,32 @@ def test_a_damaged_file_is_one_line(workspace: Workspace) -> None:
         read_config(workspace)
 
 
+@pytest.mark.parametrize(
+    ("setting", "read"),
+    [
+        ("ingest.feeds=['https://a.org/rss?x=1', 'http://127.0.0.1:8000/b']", "feeds"),
+        ("ingest.symbols=['BTC/USDT:USDT', 'X/USD1:USD1']", "symbols"),
+    ],
+)
+def test_what_is_written_can_be_read_by_dvc_as_well(workspace: Workspace, setting: str, read: str) -> None:
+    configure(workspace, None, [setting])
+    wanted = list(getattr(read_config(workspace).ingest, read))
+    for _ in range(2):
+        assert YAML(typ="safe").load(workspace.params)["ingest"][read] == wanted  # as DVC reads it
+        configure(workspace, None, ["tune.n_trials=3"])  # what is not changed is written anew
+    assert list(getattr(read_config(workspace).ingest, read)) == wanted
+    text = workspace.params.read_text()
+    assert "  start: null " in text
+    assert "development_end: null" in text or "development_end: 2021-12-31T12:00Z" in text
+
+
+def test_a_list_that_dvc_could_not_read_is_one_line_that_tells_what_to_do(workspace: Workspace) -> None:
+    text = workspace.params.read_text().replace("  feeds: []", "  feeds: [https://example.org/rss]")
+    workspace.params.write_text(text)
+    with pytest.raises(ConfigurationError, match=r"params\.yaml is not YAML: .*a colon in a list needs quotes"):
+        read_config(workspace)
+
+
 def read_original() -> Config:
     return read_config(Workspace(REPOSITORY))
 

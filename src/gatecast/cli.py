@@ -1,12 +1,9 @@
 """The command line: `gatecast <step>`, `gatecast run` and what helps to look at the results."""
 
 import json
-import os
 import signal
 import sys
 import webbrowser
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
@@ -15,12 +12,10 @@ from typing import Any
 import click
 from rich.console import Console
 
-import gatecast
+from gatecast.command import held_workspace, say, shared_options
 from gatecast.config import Config
-from gatecast.errors import ConfigurationError, GatecastError, GateRefused
-from gatecast.params import configure as write_configuration
-from gatecast.params import read_config
-from gatecast.workspace import Workspace, find_workspace, raise_if_full, set_environment
+from gatecast.errors import GatecastError, GateRefused
+from gatecast.workspace import Workspace
 
 STEPS = {
     "ingest": "Bring candles into the store, freeze those of this run for DVC, resolve the split once.",
@@ -35,34 +30,6 @@ STEPS = {
 }
 _INTERRUPTED = 130
 _STATUS_COLUMNS = 104  # of the terminal
-_OWN_CODE_VARIABLE = "GATECAST_OWN_CODE"
-
-
-def say(line: str) -> None:
-    """Progress, on stderr: stdout is for results."""
-    click.echo(line, err=True)
-
-
-def _shared_options(command: Callable[..., None]) -> Callable[..., None]:
-    for option in (
-        click.option("--json", "as_json", is_flag=True, help="Machine-readable result on stdout."),
-        click.option(
-            "--set",
-            "settings",
-            multiple=True,
-            metavar="SECTION.KEY=VALUE",
-            help="Write a value into conf/params.yaml first, such as tune.n_trials=20. Can be repeated.",
-        ),
-        click.option("--profile", metavar="NAME", help="Write a profile of conf/profiles into conf/params.yaml first."),
-        click.option(
-            "--project",
-            type=click.Path(path_type=Path),
-            metavar="DIR",
-            help="The workspace, a clone or worktree; default: the one around the current folder.",
-        ),
-    ):
-        command = option(command)
-    return command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -80,48 +47,20 @@ def cli() -> None:
     """  # noqa: D301 - \b keeps click from filling the examples
 
 
-@contextmanager
-def _workspace(
-    project: Path | None, profile: str | None, settings: tuple[str, ...], *, alone: bool = True
-) -> Iterator[tuple[Workspace, Config]]:
-    """The workspace with its configuration as the options want it; held for this process unless it only looks."""
-    workspace = find_workspace(project)
-    _run_its_own_code(workspace)
-    set_environment(workspace)
-    with workspace.lock("workspace", say) if alone or profile or settings else nullcontext():
-        for key, (old, new) in write_configuration(workspace, profile, settings).items():
-            say(f"conf/params.yaml: {key}: {_shown(old)} -> {_shown(new)}")
-        try:
-            yield workspace, read_config(workspace)
-        except (GatecastError, click.ClickException):
-            raise
-        except Exception:  # of a library; there is one cause that it is not its business to name
-            raise_if_full(workspace.root)
-            raise
-
-
-def _run_its_own_code(workspace: Workspace) -> None:
-    """Start again with the code of the workspace where another clone's is installed: results name its commit."""
-    own = workspace.root / "src"
-    if Path(gatecast.__file__).resolve().is_relative_to(own.resolve()):
-        return
-    if os.environ.get(_OWN_CODE_VARIABLE) == str(own):
-        raise ConfigurationError(f"the code below {own} cannot be imported: is {workspace.root} a clone of gatecast?")
-    path = os.pathsep.join([str(own), str(workspace.root), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "PYTHONPATH": path, _OWN_CODE_VARIABLE: str(own)}
-    os.execve(sys.executable, [sys.executable, "-m", "gatecast.cli", *sys.argv[1:]], environment)
-
-
 def _step_command(name: str, description: str) -> click.Command:
-    @_shared_options
+    @shared_options
     def command(
         project: Path | None,
         profile: str | None,
         settings: tuple[str, ...],
         as_json: bool,
         refetch: tuple[datetime, ...] = (),
+        list_only: bool = False,
     ) -> None:
-        with _workspace(project, profile, settings) as (workspace, config):
+        if list_only:
+            _list_features(project, profile, settings, as_json=as_json)
+            return
+        with held_workspace(project, profile, settings) as (workspace, config):
             result = _run_step(name, workspace, config, refetch)
         if as_json:
             click.echo(json.dumps({"step": name, **result}, indent=2))
@@ -135,7 +74,27 @@ def _step_command(name: str, description: str) -> click.Command:
             help="Ask the exchange again for a day (UTC), such as 2021-02-11, whatever is stored of it: what differs is"
             " kept as a revision, and a hole gets another chance. Can be repeated.",
         )(command)
+    if name == "features":
+        command = click.option(
+            "--list",
+            "list_only",
+            is_flag=True,
+            help="Print the catalogue for this configuration and do nothing else: every feature with formula, unit,"
+            " look-back, warm-up and, with --json, its source. Those that features.use leaves out are marked.",
+        )(command)
     return click.command(name, help=description)(command)
+
+
+def _list_features(project: Path | None, profile: str | None, settings: tuple[str, ...], *, as_json: bool) -> None:
+    with held_workspace(project, profile, settings, alone=False) as (_, config):
+        from gatecast.features.listing import in_words, listing, recipe_of
+
+        entries = listing(recipe_of(config))
+    if as_json:
+        click.echo(json.dumps(entries, indent=2))
+        return
+    for line in in_words(entries):
+        click.echo(line)
 
 
 def _run_step(name: str, workspace: Workspace, config: Config, refetch: tuple[datetime, ...]) -> dict[str, Any]:
@@ -176,14 +135,14 @@ for _name, _description in STEPS.items():
 
 
 @cli.command()
-@_shared_options
+@shared_options
 def run(project: Path | None, profile: str | None, settings: tuple[str, ...], as_json: bool) -> None:
     """Run the whole chain as the Prefect flow `train`, without any server set up.
 
     What has not changed since the last run is skipped. A model that is refused leaves the champion as it was: that is a
     result, and exit status 0; refused with no champion yet there is nothing to forecast with, and the status is 3.
     """
-    with _workspace(project, profile, settings) as (workspace, config):
+    with held_workspace(project, profile, settings) as (workspace, config):
         from flows.server import embedded_server
 
         say("run: starting the Prefect API that records this run")
@@ -204,7 +163,7 @@ def run(project: Path | None, profile: str | None, settings: tuple[str, ...], as
 
 
 @cli.command()
-@_shared_options
+@shared_options
 @click.option(
     "--schema", is_flag=True, help="Print the JSON Schema of conf/params.yaml, for editors, and do nothing else."
 )
@@ -215,7 +174,7 @@ def configure(
     if schema:
         click.echo(json.dumps(Config.model_json_schema(by_alias=True), indent=2))
         return
-    with _workspace(project, profile, settings) as (_, config):
+    with held_workspace(project, profile, settings) as (_, config):
         if as_json:
             click.echo(config.model_dump_json(by_alias=True, indent=2))
         else:
@@ -223,11 +182,11 @@ def configure(
 
 
 @cli.command()
-@_shared_options
+@shared_options
 @click.option("--open", "open_it", is_flag=True, help="Open it in the browser.")
 def report(project: Path | None, profile: str | None, settings: tuple[str, ...], as_json: bool, open_it: bool) -> None:
     """Write reports/report.html anew from the results that are there, and print its path."""
-    with _workspace(project, profile, settings, alone=False) as (workspace, _):
+    with held_workspace(project, profile, settings, alone=False) as (workspace, _):
         from gatecast.evaluation.report import write_report
 
         path = write_report(workspace)
@@ -237,10 +196,10 @@ def report(project: Path | None, profile: str | None, settings: tuple[str, ...],
 
 
 @cli.command()
-@_shared_options
+@shared_options
 def status(project: Path | None, profile: str | None, settings: tuple[str, ...], as_json: bool) -> None:
     """Show the data, which stages are up to date, the champion and the last forecast."""
-    with _workspace(project, profile, settings, alone=False) as (workspace, config):
+    with held_workspace(project, profile, settings, alone=False) as (workspace, config):
         from gatecast.status import read_status, render_status
 
         found = read_status(workspace, config)
@@ -253,7 +212,7 @@ def status(project: Path | None, profile: str | None, settings: tuple[str, ...],
 
 
 @cli.command()
-@_shared_options
+@shared_options
 @click.option("--mlflow-port", default=5000, show_default=True, help="Port of the MLflow UI.")
 @click.option("--prefect-port", default=4200, show_default=True, help="Port of the Prefect UI.")
 def ui(
@@ -265,7 +224,7 @@ def ui(
     prefect_port: int,
 ) -> None:
     """Serve the MLflow UI and the Prefect UI on this machine until Ctrl-C."""
-    with _workspace(project, profile, settings, alone=False) as (workspace, _):
+    with held_workspace(project, profile, settings, alone=False) as (workspace, _):
         pass  # the configuration is written, and the workspace free for runs
     from flows.ui import serve_uis
 
@@ -293,10 +252,6 @@ def main() -> None:
 
 def _interrupt(signal_number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signal module passes them
     raise KeyboardInterrupt
-
-
-def _shown(value: Any) -> str:
-    return json.dumps(value, default=str)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from gatecast.config_types import (
     Bars,
+    Feed,
     Instant,
     Limits,
     Name,
@@ -55,6 +56,24 @@ class IngestConfig(Section):
         description="path template with {exchange}, {symbol} (as BTC-USDT), {pair} (as BTCUSDT), {timeframe} and *"
         " for any text, such as the month of a file; needed by source: files"
     )
+    fear_greed: str | None = Field(
+        description="path of the daily fear and greed index, 0 to 100, CSV or Parquet; null: none"
+    )
+    headlines: str | None = Field(
+        description="path of headlines, CSV or Parquet, with * for any text; null: none from files"
+    )
+    feeds: tuple[Feed, ...] = Field(
+        description="RSS or Atom addresses, asked by each ingest and forecast; their headlines are kept"
+    )
+    funding: str | None = Field(
+        description="path template of funding rates, with the placeholders of ingest.files; null: none from files"
+    )
+    funding_exchange: Name | None = Field(
+        description="ccxt id of a venue of perpetuals, such as binanceusdm, asked for funding rates; null: none"
+    )
+    funding_symbols: tuple[Symbol, ...] = Field(
+        description="its contracts, one for each of ingest.symbols in their order; empty: such as BTC/USDT:USDT"
+    )
     page_limit: int = Field(ge=2, le=5000, description="candles asked for in one request to an exchange")
     n_parallel: int = Field(
         ge=1, le=256, description="requests under way at once; the venue's rate limit holds whatever their number"
@@ -82,6 +101,20 @@ class IngestConfig(Section):
                 raise ValueError(f"{key} {instant.isoformat()} is not the open time of a candle of {self.timeframe}")
         if self.start and self.end and self.start >= self.end:
             raise ValueError(f"start {self.start.isoformat()} is not before end {self.end.isoformat()}")
+        return self
+
+    @model_validator(mode="after")
+    def _consistent_sources(self) -> Self:
+        if len(set(self.feeds)) < len(self.feeds):
+            raise ValueError("each of feeds can be named once")
+        if self.funding and self.funding_exchange:
+            raise ValueError(
+                "funding rates come from files (funding) or from a venue (funding_exchange), not from both"
+            )
+        if self.funding_symbols and not self.funding_exchange:
+            raise ValueError("funding_symbols are contracts of funding_exchange, which is null")
+        if self.funding_symbols and len(self.funding_symbols) != len(self.symbols):
+            raise ValueError("funding_symbols names another number of contracts than symbols")
         return self
 
 
@@ -131,15 +164,36 @@ class ValidateConfig(Section):
 
 
 class FeaturesConfig(Section):
-    """Spans of the features and the volatility that scales the target, all in bars."""
+    """Which features, their spans, and the volatility that scales the target; spans in bars."""
 
+    use: tuple[str, ...] = Field(
+        min_length=1,
+        description="features to use, by name or pattern such as return_*; `gatecast features --list` shows all",
+    )
     return_spans: Spans = Field(description="spans of the log returns, bars")
-    volatility_half_lives: Spans = Field(description="half-lives of the realised volatilities, bars")
-    rsi_bars: Bars = Field(ge=2, description="span of the relative strength index, bars")
-    volume_bars: Bars = Field(ge=2, description="half-life of the volume z-score, bars")
+    average_spans: Spans = Field(description="spans of the moving averages, candles")
+    volatility_half_lives: Spans = Field(description="half-lives of the realised volatilities, candles")
+    volume_half_lives: Spans = Field(description="half-lives of the volume z-scores, the last also of VWAP and OBV")
+    rsi_bars: Bars = Field(ge=2, description="span of the relative strength index, candles")
+    macd_bars: tuple[Bars, Bars, Bars] = Field(description="fast, slow and signal span of MACD, candles")
+    bollinger_bars: Bars = Field(ge=2, description="span of the Bollinger bands, candles")
+    atr_bars: Bars = Field(ge=2, description="span of the average true range, candles")
+    window_bars: Bars = Field(ge=10, description="window of drawdown, skew and autocorrelation, candles")
+    universe_bars: Bars = Field(description="span of the returns that several markets are compared by, bars")
+    published_half_life: Bars = Field(description="half-life of headlines and funding rates, bars")
+    lead_symbol: Symbol | None = Field(
+        description="market that the others are said to follow; null: that of BTC, else the first"
+    )
     scale_half_life: Bars = Field(description="half-life of the volatility that scales the target, bars")
     volatility_floor: float = Field(gt=0, description="smallest volatility of one bar, log return")
     n_leak_cuts: int = Field(ge=1, le=1000, description="instants at which the leak prover cuts the input")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        fast, slow, signal = self.macd_bars
+        if not 2 <= fast < slow or signal < 1:  # noqa: PLR2004 - TA-Lib's least span
+            raise ValueError(f"macd_bars {fast}, {slow}, {signal} are not a fast span from 2 on and a slower one")
+        return self
 
 
 class ModelConfig(Section):
@@ -253,5 +307,10 @@ class Config(Section):
         if unknown := set(self.promote.horizons) - set(self.model.horizons):
             raise ValueError(
                 f"promote.horizons names {sorted(unknown)}, not among model.horizons {list(self.model.horizons)}"
+            )
+        lead = self.features.lead_symbol
+        if lead is not None and lead not in self.ingest.symbols:
+            raise ValueError(
+                f"features.lead_symbol {lead} is not among ingest.symbols {', '.join(self.ingest.symbols)}"
             )
         return self

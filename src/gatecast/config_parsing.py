@@ -1,5 +1,6 @@
 """Plain values into the configuration, or one line that says what is wrong with them."""
 
+import re
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -33,8 +34,13 @@ def _first_line(error: ValidationError) -> str:
         return f"{key} is not a key of the configuration{_known_keys(first['loc'])}{more}"
     if first["type"] == "missing":
         return f"{key} is missing{more}"
-    given = "" if isinstance(first["input"], dict | BaseModel) else f" = {first['input']!r}"
+    given = "" if isinstance(first["input"], dict | BaseModel) else f" = {_without_user(repr(first['input']))}"
     return f"{key or 'configuration'}{given}: {message[0].lower() + message[1:]}{_meaning(first['loc'])}{more}"
+
+
+def _without_user(value: str) -> str:
+    """An address may hold a password, which no error shows."""
+    return re.sub(r"//[^/\s]*@", "//***@", value)
 
 
 def _model_at(path: tuple[str | int, ...]) -> type[BaseModel] | None:

@@ -1,7 +1,8 @@
-"""Types of the keys of the configuration: instants, timeframes, names, spans, ranges and levels."""
+"""Types of the keys of the configuration: instants, timeframes, names, addresses, spans, ranges and levels."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -28,6 +29,15 @@ def _timeframe(value: str) -> str:
     return value
 
 
+def _feed(address: str) -> str:
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0 or len(address.split()) != 1:
+        raise ValueError("a feed is an http or https address, such as https://example.org/rss")
+    if "@" in parts.netloc:
+        raise ValueError("an address with a user or a password in it would be kept where everyone reads it")
+    return address
+
+
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}  # weeks begin on Mondays, the epoch on a Thursday
 
 
@@ -49,6 +59,7 @@ Spans = Annotated[tuple[Bars, ...], Field(min_length=1), AfterValidator(_ascendi
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Timeframe = Annotated[str, AfterValidator(_timeframe)]
 Symbol = Annotated[str, Field(pattern=r"^[A-Za-z0-9][^\s{}]*$")]
+Feed = Annotated[str, AfterValidator(_feed)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 
 

@@ -1,6 +1,7 @@
 """The file `conf/params.yaml`: read it, and write profiles and settings into it with its comments kept."""
 
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +20,8 @@ _BASE_PROFILE = "sample"  # holds the shipped value of every key that any profil
 _MARKET_KEYS = ("source", "exchange", "symbols", "timeframe", "calendar", "start")
 _EMPTY_SPLIT: Final = {"split": {"development_end": None, "fold_bars": None}}
 _ABSENT: Final = object()
+_STAMP: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
+_YAML_STR = "tag:yaml.org,2002:str"
 _YAML_NULL = "tag:yaml.org,2002:null"  # written as a word: an empty value reads like a mistake
 Tree = dict[str, Any]
 
@@ -32,7 +35,12 @@ def read_config(workspace: Workspace) -> Config:
     return parse_config(_read(workspace.params), workspace.relative(workspace.params))
 
 
-def configure(workspace: Workspace, profile: str | None, settings: Sequence[str]) -> dict[str, tuple[Any, Any]]:
+def configure(
+    workspace: Workspace,
+    profile: str | None,
+    settings: Sequence[str],
+    require: Callable[[Config], object] | None = None,
+) -> dict[str, tuple[Any, Any]]:
     """Write a profile and then single settings into the active configuration, in one atomic step after validation.
 
     A change of market, timeframe, calendar or start empties the section `split`, for `ingest` to resolve anew; a
@@ -42,6 +50,7 @@ def configure(workspace: Workspace, profile: str | None, settings: Sequence[str]
         workspace: Whose configuration.
         profile: Name of a file in conf/profiles; it starts from the shipped values.
         settings: `section.key=value`, the value in YAML; deeper keys with further dots.
+        require: Raises ConfigurationError for what only other packages can judge, such as names of features.
 
     Returns:
         The changed keys, each with its old and its new value; empty if nothing was to be written.
@@ -60,10 +69,12 @@ def configure(workspace: Workspace, profile: str | None, settings: Sequence[str]
             _update(document, _EMPTY_SPLIT)
     if _market(document) == _market(active) and "split" not in given and _is_empty(document):
         _update(document, {"split": active.get("split", {})})
-    parse_config(_plain(document), _origin(profile, settings))
+    config = parse_config(_plain(document), _origin(profile, settings))
     before = dict(_leaves(active))
     changed = {key: (before.get(key), value) for key, value in _leaves(document) if before.get(key) != value}
     if changed:
+        if require:
+            require(config)
         _write(workspace.params, document)
     return changed
 
@@ -84,13 +95,17 @@ def freeze_split(workspace: Workspace, development_end: str, fold_bars: int) -> 
 
 def _read(path: Path) -> Any:
     try:
-        document = _yaml().load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        document = _yaml().load(text)
+        YAML(typ="safe").load(text)  # as DVC does, whose reader is the stricter one
     except FileNotFoundError:
         raise ConfigurationError(
             f"{path} is absent: `git checkout {path.parent.name}/{path.name}` brings it back"
         ) from None
     except (YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} is not YAML: {_one_line(error)}") from None
+        raise ConfigurationError(
+            f"{path} is not YAML: {_one_line(error)} (a text with a colon in a list needs quotes)"
+        ) from None
     if not isinstance(document, Mapping):
         raise ConfigurationError(
             f"{path} holds {type(document).__name__}, not sections with keys:"
@@ -109,7 +124,14 @@ def _yaml() -> YAML:
     yaml = YAML()  # round trip: comments and order stay
     yaml.width = 120
     yaml.representer.add_representer(type(None), lambda dumper, _: dumper.represent_scalar(_YAML_NULL, "null"))
+    yaml.representer.add_representer(str, _quoted_where_needed)
     return yaml
+
+
+def _quoted_where_needed(dumper: Any, text: str) -> Any:
+    """DVC's reader takes no colon in a list without quotes: neither that of an address nor that of BTC/USDT:USDT."""
+    quotes = "'" if ":" in text and not _STAMP.match(text) else None
+    return dumper.represent_scalar(_YAML_STR, text, style=quotes)
 
 
 def _profile(workspace: Workspace, name: str) -> Tree:

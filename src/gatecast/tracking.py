@@ -23,7 +23,8 @@ from gatecast.workspace import Workspace, file_sha256, write_json
 _VALUE_LENGTH = 500  # MLflow cuts longer parameters
 _VALIDATIONS = ("validation.json", "feature_validation.json")
 _DOCS = ("data_docs", "feature_docs")  # the report links to them
-_REPORTS = (*_VALIDATIONS, "leakage.json", "best.yaml", "trials.csv", "metrics.json", "predictions.parquet")
+_PROOFS = ("leakage.json", "fold_leakage.json")
+_REPORTS = (*_VALIDATIONS, *_PROOFS, "best.yaml", "trials.csv", "metrics.json", "predictions.parquet")
 
 
 @dataclass(frozen=True)

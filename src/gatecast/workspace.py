@@ -47,8 +47,13 @@ class Workspace:
         return self.root / "data" / "ledger"
 
     @property
+    def publications(self) -> Path:
+        """What feeds and venues have published: headlines and funding rates, as they were read."""
+        return self.root / "data" / "publications"
+
+    @property
     def raw(self) -> Path:
-        """The frozen candles of the run, tracked by DVC."""
+        """The frozen candles and publications of the run, tracked by DVC."""
         return self.root / "data" / "raw"
 
     @property

@@ -1,8 +1,8 @@
 """What validation costs: both suites on large tables, each run in a process of its own.
 
 Candles: from the clean Parquet file to the findings and the Data Docs, 10 markets of 500,000 bars, 1 % of them missing,
-some of them bad. Features: from the frame in memory to findings and Data Docs, 1,000,000 rows of 20 features. What the
-libraries need to be imported is told by itself.
+some of them bad. Features: from the Parquet file, a market at a time, to findings and Data Docs, 1,000,000 rows of all
+features that ten markets have. What the libraries need to be imported is told by itself.
 """
 
 import json
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,13 @@ from ruamel.yaml import YAML
 
 from gatecast.config import Config
 from gatecast.config_parsing import parse_config
-from gatecast.features.catalogue import build_features
-from gatecast.features.rules import feature_suites
+from gatecast.features.build import feature_rows
+from gatecast.features.feature import Recipe
+from gatecast.features.rules import feature_facts, feature_suites
+from gatecast.features.table import feature_schema, write_rows
 from gatecast.features.targets import build_targets
 from gatecast.market.candles import MISSING, SYMBOL, TS, VALUES
+from gatecast.market.publications.table import PUBLICATION_SCHEMA
 from gatecast.market.quality import check, load
 from gatecast.market.rules import candle_suites
 
@@ -103,9 +107,10 @@ def measured(folder: Path, area: str) -> dict[str, float]:
         counts = json.loads((folder / "counts.json").read_text(encoding="utf-8"))
         suites = candle_suites(pl.read_parquet(folder / "candles.parquet"), counts, config.validate_)
     else:
-        rows = pl.read_parquet(folder / "features.parquet")
-        loaded = time.perf_counter()
-        suites = feature_suites(rows, config.features, config.model.horizons, config.validate_)
+        recipe, horizons, table = recipe_of(config), config.model.horizons, pl.scan_parquet(folder / "features.parquet")
+        markets = (table.filter(pl.col(SYMBOL) == symbol).collect() for symbol in recipe.symbols)
+        facts = (feature_facts(rows, recipe, horizons) for rows in markets)
+        suites = feature_suites(facts, recipe, horizons, config.validate_)
     findings = check(suites, folder / area, area)
     text = json.dumps([str(each) for each in findings if not each.success])
     (folder / f"{area}.json").write_text(text, encoding="utf-8")
@@ -124,16 +129,27 @@ def in_fresh_process(folder: Path, area: str) -> dict[str, float]:
     return result
 
 
+def recipe_of(config: Config) -> Recipe:
+    """Every feature of candles, of all the markets."""
+    spans = config.features.model_copy(update={"use": ("*",)})
+    return Recipe(spans, tuple(f"M{number}/USDT" for number in range(N_MARKETS)), "1h")
+
+
 def write_tables(folder: Path) -> None:
     """Candles, their counts and features, as Parquet files."""
     candles = spoiled(pl.concat(market(number, N_BARS) for number in range(N_MARKETS)))
     candles.write_parquet(folder / "candles.parquet")
     (folder / "counts.json").write_text(json.dumps(counts_of(candles)), encoding="utf-8")
     config = parse_config(YAML(typ="safe").load(REPOSITORY / "conf" / "params.yaml"), "conf/params.yaml")
-    spans = config.features.model_copy(update={"return_spans": (1, 2, 3, 6, 12, 24, 48, 72), "volume_bars": 72})
-    small = pl.concat(market(number, N_FEATURE_BARS) for number in range(N_MARKETS))
-    rows = build_features(small, spans).hstack(build_targets(small, config.model.horizons))
-    rows.write_parquet(folder / "features.parquet")
+    recipe, horizons = recipe_of(config), config.model.horizons
+    small = {symbol: market(number, N_FEATURE_BARS) for number, symbol in enumerate(recipe.symbols)}
+    none = pl.DataFrame(schema=PUBLICATION_SCHEMA)
+
+    def markets() -> Iterator[pl.DataFrame]:
+        for rows in feature_rows(small.__getitem__, recipe.symbols, none, recipe):
+            yield rows.hstack(build_targets(rows, horizons))
+
+    write_rows(folder / "features.parquet", markets, feature_schema(recipe, horizons))
 
 
 def main() -> None:

@@ -5,10 +5,8 @@ import pytest
 from gatecast.config import Config
 from gatecast.evaluation.baselines import BASELINES
 from gatecast.evaluation.splits import Fold, Span, bars_of
-from gatecast.features.catalogue import build_features
-from gatecast.features.targets import build_targets
 from gatecast.model.predictions import LEVELS, QUANTILES
-from tests.conftest import clean_candles, random_candles
+from tests.conftest import clean_candles, feature_table, random_candles, small_recipe
 
 HORIZONS = (1, 6)
 
@@ -16,7 +14,7 @@ HORIZONS = (1, 6)
 @pytest.fixture(scope="module")
 def rows(config: Config) -> pl.DataFrame:
     candles = clean_candles(random_candles(1500).filter(~pl.int_range(pl.len()).is_in([1200, 1201])))
-    return build_features(candles, config.features).hstack(build_targets(candles, HORIZONS))
+    return feature_table(candles, small_recipe(config), HORIZONS)
 
 
 @pytest.fixture(scope="module")

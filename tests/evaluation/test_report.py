@@ -37,6 +37,13 @@ BEST = {
     "n_steps": 640,
     "value": 0.0125,
 }
+CHANGES = ["cut off", "scrambled"]
+PARITY: dict[str, Any] = {"n_bars": 48, "tolerance": 1e-6, "worst": None, "breaches": []}
+LEAKAGE = {"n_cuts": 12, "changes": CHANGES, "n_columns": 18, "n_values": 4000, "columns": [], "breaches": [],
+           "parity": PARITY}  # fmt: skip
+FOLD_LEAKAGE = {"n_folds": 5, "n_cuts": 15, "changes": CHANGES, "compared": ["scaler"], "n_values": 15_528,
+                "breaches": []}  # fmt: skip
+FOLD_BREACH = {"fold": 2, "what": "scaler", "column": "mean", "feature": "rsi", "known": 0.125, "after": 0.25}
 REQUIRED = (
     "metrics.json",
     "predictions.parquet",
@@ -45,6 +52,7 @@ REQUIRED = (
     "validation.json",
     "feature_validation.json",
     "leakage.json",
+    "fold_leakage.json",
 )
 
 
@@ -92,7 +100,8 @@ def _contents(**changes: Any) -> ReportContents:
         best=BEST,
         validation=_validation(),
         feature_validation=_validation("rsi lies between -0.5 and 0.5"),
-        leakage={"n_cuts": 12, "n_columns": 18, "breaches": [], "columns": ["return_1"]},
+        leakage=LEAKAGE,
+        fold_leakage=FOLD_LEAKAGE,
         counts=_counts(),
         promotion=_promotion("promoted"),
         forecasts=(Forecast(_forecast(), make_history()),),
@@ -125,7 +134,7 @@ def workspace(tmp_path: Path) -> Workspace:
     contents = _contents()
     workspace.reports.mkdir()
     workspace.clean_counts.parent.mkdir(parents=True)
-    for name in ("metrics", "validation", "feature_validation", "leakage"):
+    for name in ("metrics", "validation", "feature_validation", "leakage", "fold_leakage"):
         (workspace.reports / f"{name}.json").write_text(json.dumps(getattr(contents, name)))
     workspace.clean_counts.write_text(json.dumps(contents.counts))
     (workspace.reports / "best.yaml").write_text("".join(f"{key}: {value}\n" for key, value in BEST.items()))
@@ -216,6 +225,7 @@ def test_hostile_names_are_escaped_everywhere() -> None:
             validation=_validation(HOSTILE, success=False, observed=HOSTILE, limit=[HOSTILE]),
             feature_validation=_validation(HOSTILE, "warn", success=False),
             leakage={"n_cuts": 1, "n_columns": 1, "breaches": [{"column": HOSTILE}], "columns": []},
+            fold_leakage={**FOLD_LEAKAGE, "breaches": [{**FOLD_BREACH, "what": HOSTILE, "column": HOSTILE}]},
         )
     )  # fmt: skip
     assert "<script" not in page
@@ -250,10 +260,36 @@ def test_skill_of_several_markets_is_that_of_the_geometric_mean() -> None:
 
 @pytest.mark.usefixtures("blank_pictures")
 def test_a_breach_of_the_leak_proof_takes_back_the_trust() -> None:
-    leakage = {"n_cuts": 12, "n_columns": 18, "breaches": ["return_1"], "columns": ["return_1"]}
-    assert "1 of 18 columns changed what was known before, so the figures above cannot be trusted." in render_report(
-        _contents(leakage=leakage)
-    )
+    page = render_report(_contents(leakage={**LEAKAGE, "breaches": [{"column": "return_1", "known": 0.5}]}))
+    assert "1 of 18 columns changed what was known before, so the figures above cannot be trusted." in page
+    assert "column return_1, known 0.5" in page
+
+
+def test_the_leak_proof_tells_cuts_parity_and_folds(html: str) -> None:
+    for words in (
+        "The future was cut off and scrambled at 12 instants; none of 18 columns changed what was known before",
+        "The features of 48 bars were built again as they are built live; all came out the same, to within 1e-06",
+        "In 5 folds what came after was cut off and scrambled at 15 instants; scalers, train rows and forecasts stayed",
+        "(15,528 values)",
+    ):
+        assert words in html
+
+
+@pytest.mark.usefixtures("blank_pictures")
+def test_a_breach_of_parity_or_of_a_fold_is_told_with_its_row_and_values() -> None:
+    difference = {"column": "macd", "batch": 0.5, "alone": 0.75}
+    live = render_report(_contents(leakage={**LEAKAGE, "parity": {**PARITY, "breaches": [difference]}}))
+    assert "1 came out otherwise, so that a live forecast is not what was evaluated." in live
+    assert "column macd, batch 0.5, alone 0.75" in live
+    fold = render_report(_contents(fold_leakage={**FOLD_LEAKAGE, "breaches": [FOLD_BREACH]}))
+    assert "mean of the scaler changed although it was known before, so the figures above cannot be trusted." in fold
+    assert "fold 3, what scaler, column mean, feature rsi, known 0.125, after 0.25" in fold
+
+
+@pytest.mark.usefixtures("blank_pictures")
+def test_a_parity_that_was_not_checked_is_not_claimed() -> None:
+    page = render_report(_contents(leakage={"n_cuts": 1, "n_columns": 1, "breaches": []}))
+    assert "Whether features built live equal these was not checked." in page
 
 
 @pytest.mark.usefixtures("blank_pictures")

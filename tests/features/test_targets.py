@@ -33,6 +33,9 @@ def test_what_is_known_before_a_boundary_does_not_change_with_what_comes_after()
     changed = candles.with_columns(
         pl.when(pl.col("ts") >= boundary).then(pl.col("close") * 9).otherwise("close").alias("close")
     )
+    rows = candles.select("symbol", "ts", "bar", "close").hstack(build_targets(candles, (1, 24)))
+    lazily = known_before(rows.lazy(), (1, 24), Grid("1h").first_open(boundary))
+    assert lazily.collect().equals(development(candles))
     assert development(candles).equals(development(changed))
     assert development(candles).equals(development(candles[:60]))
     assert len(development(candles)) == 60

@@ -29,7 +29,7 @@ from gatecast.steps import clean, features, ingest, validate
 from gatecast.steps.stage import section_arguments
 from gatecast.workspace import Workspace
 from tests.benches.run import copy_workspace
-from tests.conftest import random_candles
+from tests.conftest import NO_PUBLICATIONS, random_candles
 from tests.market.real_candles import real_candles, real_file
 
 HOURLY, NEW_YORK = Grid("1h"), Grid("1d", "XNYS")
@@ -182,11 +182,10 @@ def test_a_forecast_issued_after_friday_aims_at_the_close_of_monday(config: Conf
     friday = day("2024-05-24")  # and Monday the 27th is a holiday
     days = [each for each in sessions() if day("2020-01-01") <= each <= friday]
     card = ModelCard(
-        "us", ("IBM",), "1d", "XNYS", {"IBM": "2020-01-02T00:00Z"}, {"IBM": "2024-01-01T00:00Z"}, config.features
+        "us", ("IBM",), "1d", "XNYS", {"IBM": "2020-01-02T00:00Z"}, {"IBM": "2024-01-01T00:00Z"}, config.features, ()
     )
-    forecast = issue_forecast(
-        cast(FittedModel, _Still()), card, stamped(days).with_columns(pl.lit("IBM").alias(SYMBOL))
-    )
+    candles = stamped(days).with_columns(pl.lit("IBM").alias(SYMBOL))
+    forecast = issue_forecast(cast(FittedModel, _Still()), card, candles, NO_PUBLICATIONS)
     assert set(forecast["issued_at"]) == {friday + DAY}
     aims = dict(forecast.select(HORIZON, "target_at").unique().iter_rows())
     assert aims == {1: day("2024-05-28") + DAY, 5: day("2024-06-03") + DAY}

@@ -10,16 +10,16 @@ from safetensors.torch import load_file, save_file
 
 from gatecast.config import Config, ModelConfig
 from gatecast.errors import DataError, GatecastError
-from gatecast.features.catalogue import build_features, look_back
-from gatecast.features.targets import build_targets
+from gatecast.features.catalogue import look_back
 from gatecast.forecasts.issue import issue_forecast
 from gatecast.market.candles import SYMBOL
+from gatecast.market.publications.table import FEAR_GREED, HEADLINES, PUBLISHED_AT, TEXT, as_publications
 from gatecast.model.folder import ModelCard, load_model, save_model
 from gatecast.model.predictions import PREDICTION_KEYS, QUANTILES
 from gatecast.model.procedure import FittedModel, fit_model, search_model
 from gatecast.model.training import Hyperparameters
 from gatecast.model.windows import history_bars
-from tests.conftest import clean_candles, random_candles
+from tests.conftest import NO_PUBLICATIONS, SMALL_SPANS, clean_candles, feature_table, random_candles, small_recipe
 
 RAW = random_candles(900).filter(~pl.int_range(pl.len()).is_in([500, 501, 502]))
 HYPERPARAMETERS = Hyperparameters(hidden_size=8, learning_rate=0.01, dropout=0.1, weight_decay=0.01)
@@ -27,9 +27,7 @@ HYPERPARAMETERS = Hyperparameters(hidden_size=8, learning_rate=0.01, dropout=0.1
 
 @pytest.fixture(scope="module")
 def small(config: Config) -> Config:
-    features = config.features.model_copy(
-        update={"scale_half_life": 8, "volume_bars": 4, "volatility_half_lives": (3, 6)}
-    )
+    features = config.features.model_copy(update=SMALL_SPANS)
     model = config.model.model_copy(update={"stride": 32, "burn_in": 16, "n_seeds": 2, "batch_blocks": 4})
     return config.model_copy(update={"features": features, "model": model})
 
@@ -37,7 +35,7 @@ def small(config: Config) -> Config:
 @pytest.fixture(scope="module")
 def rows(small: Config) -> pl.DataFrame:
     candles = clean_candles(RAW)
-    return build_features(candles, small.features).hstack(build_targets(candles, small.model.horizons))
+    return feature_table(candles, small_recipe(small), small.model.horizons)
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +52,7 @@ def card(small: Config) -> ModelCard:
         {"BTC/USDT": "2024-01-01T00:00Z"},
         {"BTC/USDT": "2024-02-01T00:00Z"},
         small.features,
+        (),
     )
 
 
@@ -76,10 +75,11 @@ def test_a_live_forecast_equals_what_the_evaluation_computes_for_that_bar(
     model: FittedModel, rows: pl.DataFrame, small: Config
 ) -> None:
     evaluated = model.predict(rows[600:])
-    needed = history_bars(look_back(small.features), small.model.stride, small.model.burn_in)
+    needed = history_bars(look_back(card(small).recipe), small.model.stride, small.model.burn_in)
     for end in (800, 833, 864, 897):
         newest = RAW[:end]
-        live = issue_forecast(model, card(small), newest.tail(needed).with_columns(symbol=pl.lit("BTC/USDT")))
+        candles = newest.tail(needed).with_columns(symbol=pl.lit("BTC/USDT"))
+        live = issue_forecast(model, card(small), candles, NO_PUBLICATIONS)
         bar = evaluated.filter(pl.col("ts") == newest["ts"][-1])
         scale = rows.filter(pl.col("ts") == newest["ts"][-1])["volatility"][0]
         for horizon in small.model.horizons:
@@ -93,19 +93,27 @@ def test_no_forecast_is_issued_from_a_bar_whose_future_the_model_was_trained_on(
 ) -> None:
     fitted_later = replace(card(small), train_ends={"BTC/USDT": "2024-02-07T12:00Z"})  # bar 900 closes then
     candles = RAW.with_columns(symbol=pl.lit("BTC/USDT"))
-    assert not issue_forecast(model, fitted_later, candles).is_empty()
+    assert not issue_forecast(model, fitted_later, candles, NO_PUBLICATIONS).is_empty()
     with pytest.raises(DataError, match=r"closed at 2024-02-07T11:00Z.*would know its answer"):
-        issue_forecast(model, fitted_later, candles[:-1])
+        issue_forecast(model, fitted_later, candles[:-1], NO_PUBLICATIONS)
+
+
+def test_a_model_of_published_sources_forecasts_from_nothing_less(model: FittedModel, small: Config) -> None:
+    candles = RAW.with_columns(symbol=pl.lit("BTC/USDT"))
+    hungry = replace(card(small), sources=(FEAR_GREED, HEADLINES))
+    headlines = pl.DataFrame({PUBLISHED_AT: [RAW["ts"][5]], TEXT: ["markets rally"]})
+    with pytest.raises(DataError, match=r"trained with fear_greed, headlines, and nothing published by fear_greed is"):
+        issue_forecast(model, hungry, candles, as_publications(headlines, HEADLINES))
 
 
 def test_too_few_candles_are_refused_and_the_first_one_needed_is_named(model: FittedModel, small: Config) -> None:
     candles = RAW.with_columns(symbol=pl.lit("BTC/USDT"))
     with pytest.raises(DataError, match=r"50 candles of .* reach back to .*, and the model needs those from"):
-        issue_forecast(model, card(small), candles.tail(50))
+        issue_forecast(model, card(small), candles.tail(50), NO_PUBLICATIONS)
 
 
 def test_prices_follow_from_log_returns_and_the_last_close(model: FittedModel, small: Config) -> None:
-    forecast = issue_forecast(model, card(small), RAW.with_columns(symbol=pl.lit("BTC/USDT")))
+    forecast = issue_forecast(model, card(small), RAW.with_columns(symbol=pl.lit("BTC/USDT")), NO_PUBLICATIONS)
     np.testing.assert_allclose(forecast["price"], RAW["close"][-1] * np.exp(forecast["log_return"].to_numpy()))
     assert (forecast["target_at"] - forecast["issued_at"]).dt.total_hours().to_list() == forecast["horizon"].to_list()
     for _, prices in forecast.group_by("horizon"):

@@ -1,3 +1,5 @@
+from datetime import timedelta
+
 import polars as pl
 import pytest
 import torch
@@ -5,11 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gatecast.config import Config
-from gatecast.features.catalogue import build_features, feature_names
+from gatecast.features.build import build_features
+from gatecast.features.catalogue import feature_names
 from gatecast.features.targets import build_targets
+from gatecast.market.publications.table import FEAR_GREED, FUNDING, PUBLISHED_AT, VALUE, as_publications
 from gatecast.model.training import BlockBatches
-from gatecast.model.windows import blocks, build_panels, fit_scaler
-from tests.conftest import clean_candles, random_candles
+from gatecast.model.windows import blocks, build_panels, fit_scaler, n_inputs
+from tests.conftest import clean_candles, feature_table, random_candles, small_recipe
 
 STRIDE, BURN_IN = 16, 8
 
@@ -17,12 +21,12 @@ STRIDE, BURN_IN = 16, 8
 @pytest.fixture(scope="module")
 def rows(config: Config) -> pl.DataFrame:
     candles = clean_candles(random_candles(500).filter(~pl.int_range(pl.len()).is_in([300, 301])))
-    return build_features(candles, config.features).hstack(build_targets(candles, (1, 6)))
+    return feature_table(candles, small_recipe(config), (1, 6))
 
 
 @pytest.fixture(scope="module")
 def names(config: Config) -> tuple[str, ...]:
-    return feature_names(config.features)
+    return feature_names(small_recipe(config))
 
 
 @settings(max_examples=20, deadline=None)
@@ -77,6 +81,29 @@ def test_missing_bars_are_marked_for_the_network_and_never_labelled(rows: pl.Dat
             assert panel.known[position].sum() == 0
     assert torch.isfinite(panel.inputs).all()
     assert torch.isfinite(panel.targets).all()
+
+
+def test_a_source_that_is_silent_is_marked_by_itself_and_hides_no_candle(config: Config) -> None:
+    candles = clean_candles(random_candles(200).filter(pl.int_range(pl.len()) != 150))
+    recipe = small_recipe(config, sources=(FEAR_GREED, FUNDING))
+    names = feature_names(recipe)
+    start = candles["ts"][0]
+    index = pl.DataFrame(
+        {PUBLISHED_AT: [start + timedelta(days=n) for n in range(-8, 5)], VALUE: map(float, range(13))}
+    )
+    rows = build_features(candles, as_publications(index, FEAR_GREED), recipe).hstack(build_targets(candles, (1,)))
+    (panel,) = build_panels(rows, names, (1,), fit_scaler(rows, names), STRIDE, BURN_IN)
+    assert panel.inputs.shape[1] == n_inputs(names) == len(names) + 3  # candles, index, funding
+    kept = panel.rows >= 0
+    own, daily, funding = panel.inputs[kept][:, len(names) :].T.tolist()
+    n_candle = sum(not name.startswith(("fear_greed", "funding_rate")) for name in names)
+    for row, here in enumerate(rows.select(names).iter_rows()):
+        assert own[row] == (None in here[:n_candle])
+        assert daily[row] == (None in here[n_candle : n_candle + 2])
+    assert set(funding) == {1.0}  # nothing was ever settled
+    assert own[150] == daily[150] == 1
+    assert own[-1] == 0 < daily[-1]  # a bar of a day after the last index still has its candle
+    assert torch.isfinite(panel.inputs).all()
 
 
 def test_the_scaler_is_a_function_of_the_rows_it_is_given(rows: pl.DataFrame, names: tuple[str, ...]) -> None:

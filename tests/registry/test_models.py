@@ -10,8 +10,6 @@ import pytest
 
 from gatecast.config import Config
 from gatecast.errors import GatecastError
-from gatecast.features.catalogue import build_features
-from gatecast.features.targets import build_targets
 from gatecast.forecasts.columns import FORECAST_COLUMNS
 from gatecast.forecasts.issue import issue_forecast
 from gatecast.model.folder import ModelCard, load_model, save_model
@@ -19,7 +17,7 @@ from gatecast.model.procedure import fit_model
 from gatecast.model.training import Hyperparameters
 from gatecast.registry.models import champion, load_champion, register, set_champion
 from gatecast.workspace import file_sha256
-from tests.conftest import clean_candles, random_candles
+from tests.conftest import NO_PUBLICATIONS, clean_candles, feature_table, random_candles, small_recipe
 
 RAW = random_candles(600)
 
@@ -39,9 +37,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def folder(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model")
-    spans = config.features.model_copy(update={"scale_half_life": 8, "volume_bars": 4, "volatility_half_lives": (3,)})
-    candles = clean_candles(RAW)
-    rows = build_features(candles, spans).hstack(build_targets(candles, config.model.horizons))
+    recipe = small_recipe(config)
+    rows = feature_table(clean_candles(RAW), recipe, config.model.horizons)
     small = config.model.model_copy(update={"stride": 32, "burn_in": 16, "n_seeds": 1})
     model = fit_model(rows, Hyperparameters(4, 0.01, 0.0, 0.01), 2, small)
     save_model(
@@ -54,7 +51,8 @@ def folder(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
             None,
             {"BTC/USDT": "2024-01-01T00:00Z"},
             {"BTC/USDT": "2024-01-26T00:00Z"},
-            spans,
+            recipe.spans,
+            (),
         ),
         {},
     )
@@ -81,7 +79,7 @@ def test_the_champion_takes_candles_and_gives_quantiles_without_a_pickle(folder:
     as_text = RAW.with_columns(pl.col("ts").dt.to_string("iso:strict")).to_pandas()
     assert pl.from_pandas(loaded.predict(as_text)).equals(answer)
     model, card = load_model(folder)
-    expected = issue_forecast(model, card, RAW.with_columns(symbol=pl.lit("BTC/USDT")))
+    expected = issue_forecast(model, card, RAW.with_columns(symbol=pl.lit("BTC/USDT")), NO_PUBLICATIONS)
     assert tuple(answer.columns) == FORECAST_COLUMNS
     assert answer["log_return"].equals(expected["log_return"])
     assert answer["target_at"].dt.epoch("ms").equals(expected["target_at"].dt.epoch("ms"))

@@ -37,20 +37,57 @@ def test_only_what_is_proven_better_than_every_baseline_passes(
     assert all(check.detail for check in checks)
 
 
+VALID = {"success": True}
+PARITY: dict[str, object] = {"n_bars": 40, "tolerance": 1e-6, "worst": None, "breaches": []}
+LEAKAGE = {"n_cuts": 5, "n_columns": 3, "n_values": 90, "breaches": [], "parity": PARITY}
+FOLD_LEAKAGE = {"n_folds": 4, "n_cuts": 12, "n_values": 900, "breaches": []}
+BREACH = [{"column": "x", "known": 1.0, "after": 2.0}]
+
+
+def test_validation_and_all_proofs_together_pass_and_say_what_was_compared() -> None:
+    checks = proof_checks(VALID, LEAKAGE, FOLD_LEAKAGE)
+    assert [check.check for check in checks] == [
+        "validation", "leak proof", "parity of the features", "leak proof of the folds",
+    ]  # fmt: skip
+    assert all(check.passed for check in checks)
+    assert "3 columns stayed the same" in checks[1].detail
+    assert "at 5 cuts" in checks[1].detail
+    assert "4 folds" in checks[3].detail
+
+
 @pytest.mark.parametrize(
-    ("validation", "leakage"),
+    ("validation", "leakage", "fold_leakage", "refused"),
     [
-        ({"success": False}, {"n_cuts": 5, "n_columns": 3, "breaches": []}),
-        ({"success": True}, {"n_cuts": 5, "n_columns": 3, "breaches": [{"column": "x"}]}),
-        ({"success": True}, {"n_cuts": 0, "n_columns": 3, "breaches": []}),
-        ({"success": True}, {}),
-        ({}, {"n_cuts": 5, "n_columns": 3, "breaches": []}),
+        ({"success": False}, LEAKAGE, FOLD_LEAKAGE, "validation"),
+        ({}, LEAKAGE, FOLD_LEAKAGE, "validation"),
+        (VALID, {"parity": PARITY}, FOLD_LEAKAGE, "leak proof"),
+        (VALID, {**LEAKAGE, "breaches": BREACH}, FOLD_LEAKAGE, "leak proof"),
+        (VALID, {**LEAKAGE, "breaches": None}, FOLD_LEAKAGE, "leak proof"),
+        (VALID, {**LEAKAGE, "n_cuts": 0}, FOLD_LEAKAGE, "leak proof"),
+        (VALID, {**LEAKAGE, "n_columns": 0}, FOLD_LEAKAGE, "leak proof"),
+        (VALID, {**LEAKAGE, "n_columns": None}, FOLD_LEAKAGE, "leak proof"),
+        (VALID, {**LEAKAGE, "parity": None}, FOLD_LEAKAGE, "parity of the features"),
+        (VALID, {**LEAKAGE, "parity": {}}, FOLD_LEAKAGE, "parity of the features"),
+        (VALID, {**LEAKAGE, "parity": {**PARITY, "n_bars": 0}}, FOLD_LEAKAGE, "parity of the features"),
+        (VALID, {**LEAKAGE, "parity": {**PARITY, "breaches": BREACH}}, FOLD_LEAKAGE, "parity of the features"),
+        (VALID, LEAKAGE, {}, "leak proof of the folds"),
+        (VALID, LEAKAGE, {**FOLD_LEAKAGE, "breaches": BREACH}, "leak proof of the folds"),
+        (VALID, LEAKAGE, {**FOLD_LEAKAGE, "n_folds": 0}, "leak proof of the folds"),
+        (VALID, LEAKAGE, {**FOLD_LEAKAGE, "n_cuts": 0}, "leak proof of the folds"),
+        (VALID, LEAKAGE, {**FOLD_LEAKAGE, "n_values": 0}, "leak proof of the folds"),
     ],
 )
-def test_nothing_passes_without_validation_and_leak_proof(
-    validation: dict[str, object], leakage: dict[str, object]
+def test_nothing_passes_without_validation_and_each_proof(
+    validation: dict[str, object], leakage: dict[str, object], fold_leakage: dict[str, object], refused: str
 ) -> None:
-    assert not all(check.passed for check in proof_checks(validation, leakage))
+    checks = proof_checks(validation, leakage, fold_leakage)
+    (failed,) = (check for check in checks if not check.passed)
+    assert failed.check == refused
+    assert failed.detail
+
+
+def test_nothing_at_all_proves_nothing() -> None:
+    assert not any(check.passed for check in proof_checks({}, {}, {}))
 
 
 def test_too_few_folds_or_a_missing_baseline_are_refused() -> None:

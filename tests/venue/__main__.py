@@ -13,6 +13,7 @@ from gatecast.errors import GatecastError
 from gatecast.market.candles import CANDLE_SCHEMA, TS, as_candles, iso, timeframe_ms
 from gatecast.market.sample import SAMPLE_MARKET, read_sample
 from tests.venue.faults import NAMES, STATUSES, Fault, chaos
+from tests.venue.funding import contracts_for, derived_rates
 from tests.venue.klines import derived_markets
 from tests.venue.server import StandInExchange
 from tests.venue.weights import BINANCE_LIMIT
@@ -81,6 +82,13 @@ def _schedule(faults: tuple[str, ...], seed: int | None) -> list[Fault]:
         raise click.BadParameter(str(error)) from None
 
 
+def _funding(markets: Frames) -> dict[str, pl.DataFrame]:
+    """Made-up rates of a perpetual contract of each symbol, from its shortest candles."""
+    by_length = sorted(markets.items(), key=lambda market: -timeframe_ms(market[0][1]))
+    shortest = {symbol: frame for (symbol, _), frame in by_length}
+    return {contract: derived_rates(shortest[symbol]) for symbol, contract in contracts_for(shortest).items()}
+
+
 @click.command(epilog=EPILOG, context_settings={"max_content_width": 100})
 @click.argument("files", nargs=-1, metavar="[FILE]...", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--port", default=8765, show_default=True, help="Port on 127.0.0.1; 0 for any that is free.")
@@ -108,11 +116,12 @@ def serve(
 
     A FILE is Parquet or CSV with ts (open time, UTC), open, high, low, close and volume, and is named after its market:
     BTC-USDT-1h.parquet, or anything that ends so. Without one, the embedded sample is served, an ETH/USDT that moves
-    like it, and both in 4h and 1d.
+    like it, and both in 4h and 1d. Each symbol has a perpetual contract, such as BTC/USDT:USDT of binanceusdm, with
+    made-up funding rates.
     """
     markets = _served(files)
     at, schedule = _instant(now, markets), _schedule(faults, seed)
-    exchange = StandInExchange(markets, at, schedule, latency_s, weight_limit, port=port)
+    exchange = StandInExchange(markets, at, schedule, latency_s, weight_limit, port=port, funding=_funding(markets))
     if verbose:
         exchange.log = lambda line: click.echo(f"{datetime.now():%H:%M:%S} {line}", err=True)
     try:

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from gatecast.market.candles import from_ms, iso, to_ms
 from tests.venue.faults import BREAK, DELISTED, EMPTY, HTML, OK, PAGE, RESET, TIMEOUT, TRUNCATED, Fault, refusal
+from tests.venue.funding import Contracts
 from tests.venue.habits import Habits
 from tests.venue.klines import MAX_LIMIT, Series
 from tests.venue.listing import exchange_info
@@ -21,6 +22,7 @@ from tests.venue.weights import WEIGHTS, Meter
 
 Candles = pl.DataFrame | Mapping[tuple[str, str], pl.DataFrame]
 _MANDATORY = ("symbol", "interval")
+_FUNDING_SPAN_MS = 33 * 86_400_000  # a hundred rates
 
 
 class StandInExchange:
@@ -31,12 +33,15 @@ class StandInExchange:
         clock_off: What `/api/v3/time` adds to it.
         faults: What to answer next, one taken off the front by each request for klines; may be changed.
         opening_faults: The same for requests about markets and time.
+        funding_faults: The same for requests for funding rates.
         habits: How its pages differ from those of Binance; may be set.
         delisted: Symbols that are gone: no klines, not in `exchangeInfo`.
         halted: Symbols that are listed with status BREAK; what candles they have is served. See `halt`.
         latency_s: How long each request waits for its answer.
         meter: Weighs the requests, and answers those beyond its limit with 429 (no fault is taken for them).
+        contracts: The perpetual contracts, and their funding rates.
         requests: Numbers in the query of each request for klines, faults included.
+        funding_requests: The same of each request for funding rates.
         asked: Market and interval of each, such as ("BTCUSDT", "1h").
         arrivals: When each came, by `time.monotonic()`.
         n_in_flight_max: Most requests for klines that waited for their answer at once.
@@ -52,6 +57,7 @@ class StandInExchange:
         weight_limit: int | None = None,
         clock_off: timedelta = timedelta(0),
         port: int = 0,
+        funding: Mapping[str, pl.DataFrame] | None = None,
     ) -> None:
         frames = {("BTC/USDT", "1h"): candles} if isinstance(candles, pl.DataFrame) else candles
         self.symbols = {symbol.replace("/", ""): symbol for symbol, _ in frames}
@@ -59,16 +65,19 @@ class StandInExchange:
             (symbol.replace("/", ""), timeframe): Series(frame, timeframe)
             for (symbol, timeframe), frame in frames.items()
         }
+        self.contracts = Contracts(funding or {})
         self.now = now
         self.clock_off = clock_off
         self.faults: list[Fault | int | str] = list(faults)
         self.opening_faults: list[Fault | int | str] = []
+        self.funding_faults: list[Fault | int | str] = []
         self.habits = Habits()
         self.delisted: set[str] = set()
         self.halted: set[str] = set()
         self.latency_s = latency_s
         self.meter = Meter(weight_limit)
         self.requests: list[dict[str, int]] = []
+        self.funding_requests: list[dict[str, int]] = []
         self.asked: list[tuple[str, str]] = []
         self.arrivals: list[float] = []
         self.n_in_flight_max = 0
@@ -133,7 +142,9 @@ class StandInExchange:
         over = self.meter.weigh(WEIGHTS.get(name, 1))
         if name != "klines":
             await asyncio.sleep(self.latency_s)
-            return self._refused(f"{name}: over the limit", over) if over else await self._about(request, name)
+            if over:
+                return self._refused(f"{name}: over the limit", over)
+            return await (self._rates(request) if name == "fundingRate" else self._about(request, name))
         self._count(request.query)
         self._n_in_flight += 1
         self.n_in_flight_max = max(self.n_in_flight_max, self._n_in_flight)
@@ -150,10 +161,8 @@ class StandInExchange:
         self.asked.append((query.get("symbol", ""), query.get("interval", "")))
 
     async def _about(self, request: web.Request, name: str) -> web.StreamResponse:
-        contents: dict[
-            str, Callable[[], dict[str, Any]]
-        ] = {  # of the futures markets, which have addresses of their own, there is none
-            "exchangeInfo": lambda: exchange_info(self._listed(request), self.halted, to_ms(self.now)),
+        contents: dict[str, Callable[[], dict[str, Any]]] = {
+            "exchangeInfo": lambda: self._listing(request),
             "time": lambda: {"serverTime": to_ms(self.now + self.clock_off)},
             "ping": lambda: {},
         }
@@ -165,9 +174,25 @@ class StandInExchange:
         content = {} if fault.kind == EMPTY else contents[name]()
         return await self._written(request, f"{name}: {fault.kind}", json.dumps(content), fault)
 
-    def _listed(self, request: web.Request) -> set[str]:
-        """Of the futures markets, which have addresses of their own, there is none."""
-        return set(self.symbols.values()) - self.delisted if "/api/" in request.path else set()
+    def _listing(self, request: web.Request) -> dict[str, Any]:
+        """Futures have addresses of their own: those settled in dollars are the contracts, of others there is none."""
+        now = to_ms(self.now)
+        if "/fapi/" in request.path:
+            return self.contracts.info(now)
+        spot = set(self.symbols.values()) - self.delisted if "/api/" in request.path else set()
+        return exchange_info(spot, self.halted, now)
+
+    async def _rates(self, request: web.Request) -> web.StreamResponse:
+        self.funding_requests.append({key: int(value) for key, value in request.query.items() if value.isdigit()})
+        said = f"fundingRate {request.query.get('symbol')}"
+        fault = Fault.of(self.funding_faults.pop(0)) if self.funding_faults else Fault(OK)
+        if isinstance(fault.kind, int):
+            return self._refused(said, fault, request)
+        span = _FUNDING_SPAN_MS if self.habits.spans_only else None
+        page = self.contracts.page(request.query, to_ms(self.now), fault, span)
+        if page is None:
+            return self._json(said, 400, {"code": -1121, "msg": "Invalid symbol."})
+        return await self._written(request, f"{said}: {fault.kind}", page, fault)
 
     async def _page(self, request: web.Request, wanted: str) -> web.StreamResponse:
         fault = Fault.of(self.faults.pop(0)) if self.faults else Fault(OK)

@@ -51,6 +51,7 @@ from tests.venue import (
     peak_weight,
 )
 from tests.venue.__main__ import main
+from tests.venue.funding import derived_rates
 
 CANDLES = random_candles(1500)
 START = to_ms(CANDLES[TS][0])
@@ -381,6 +382,34 @@ def test_an_exchange_that_went_away_comes_back_at_its_address() -> None:
         assert len(stamps_of(exchange)) == 500
         with pytest.raises(OSError, match="in use"), StandInExchange(CANDLES, NOW, port=exchange.port):
             pass
+
+
+def test_funding_rates_come_in_pages_as_binance_tells_them() -> None:
+    rates = derived_rates(CANDLES)
+    with StandInExchange(CANDLES, NOW, funding={"BTC/USDT:USDT": rates}) as exchange:
+
+        def told(**query: int) -> list[tuple[int, float]]:
+            asked = {"symbol": "BTCUSDT", **query}
+            with urlopen(f"{exchange.url}/fapi/v1/fundingRate?{urlencode(asked)}", timeout=5) as answer:
+                return [(row["fundingTime"], float(row["fundingRate"])) for row in json.loads(answer.read())]
+
+        settled = [(to_ms(at), rate) for at, rate in rates.rows() if at <= NOW]
+        assert told(startTime=0, limit=1000) == settled
+        assert told(startTime=settled[3][0], limit=5) == settled[3:8]
+        assert told(startTime=settled[3][0] + 1, endTime=settled[9][0]) == settled[4:10]
+        assert told(limit=5) == settled[-5:]
+        assert told(startTime=settled[-1][0] + 1) == []
+        with pytest.raises(HTTPError, match="400"):
+            told(symbol="NOUSDT")  # type: ignore[arg-type]  # what a query may hold
+
+        async def fetch() -> list[tuple[int, float]]:
+            async with client_of(ccxt.async_support.binanceusdm, exchange) as client:
+                client.options["fetchMarkets"] = {"types": ["linear"]}
+                client.urls["api"]["fapiPublic"] = f"{exchange.url}/fapi/v1"
+                rows = await client.fetch_funding_rate_history("BTC/USDT:USDT", since=settled[3][0], limit=5)
+                return [(row["timestamp"], row["fundingRate"]) for row in rows]
+
+        assert asyncio.run(fetch()) == settled[3:8]
 
 
 def watched(exchange: StandInExchange, watch: Callable[[Any], Awaitable[None]], path: str = "/ws") -> None:

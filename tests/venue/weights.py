@@ -9,7 +9,13 @@ from typing import Final
 
 from tests.venue.faults import Fault
 
-WEIGHTS: Final = {"klines": 2, "exchangeInfo": 20, "time": 1, "ping": 1}  # of Binance's spot interface
+WEIGHTS: Final = {
+    "klines": 2,
+    "exchangeInfo": 20,
+    "time": 1,
+    "ping": 1,
+    "fundingRate": 1,
+}  # of Binance's spot interface
 MINUTE_S: Final = 60.0
 BINANCE_LIMIT: Final = 6000  # a minute
 _N_WARNINGS: Final = 10  # requests refused with 429, one after the other, before the ban

@@ -107,6 +107,7 @@ def _volatilities(market: pl.DataFrame) -> list[Array]:
 def _fit_scaled(target: Array, volatility: Array) -> tuple[float, Array]:
     """Train loss and quantiles of the scaled return under one volatility."""
     usable = np.isfinite(target) & np.isfinite(volatility) & (volatility > 0)
-    levels = _quantiles(target[usable] / volatility[usable])
-    loss = mean_pinball(target[usable], volatility[usable, None] * levels) if usable.any() else np.inf
+    known, scale = target[usable], volatility[usable]
+    levels = _quantiles(known / scale)
+    loss = mean_pinball(known, np.outer(levels, scale).T) if usable.any() else np.inf
     return float(loss), levels

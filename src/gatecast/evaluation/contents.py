@@ -45,7 +45,8 @@ class ReportContents:
         best: Its best hyperparameters.
         validation: Outcome of the expectations on the clean candles.
         feature_validation: Outcome of the expectations on the features.
-        leakage: Outcome of the leak prover.
+        leakage: Outcome of the leak prover on the features, and their parity.
+        fold_leakage: Outcome of the leak prover on the folds of the evaluation.
         counts: What `clean` counted, by market.
         promotion: Decision of the gate, or None before it.
         forecasts: The last forecast of each market, with what came before it; none while there is no champion.
@@ -59,6 +60,7 @@ class ReportContents:
     validation: Json
     feature_validation: Json
     leakage: Json
+    fold_leakage: Json
     counts: Json
     promotion: Json | None = None
     forecasts: tuple[Forecast, ...] = ()
@@ -83,6 +85,7 @@ def read_contents(workspace: Workspace) -> ReportContents:
         validation=_read(workspace, reports / "validation.json", _json),
         feature_validation=_read(workspace, reports / "feature_validation.json", _json),
         leakage=_read(workspace, reports / "leakage.json", _json),
+        fold_leakage=_read(workspace, reports / "fold_leakage.json", _json),
         counts=_read(workspace, workspace.clean_counts, _json),
         promotion=promotion,
         forecasts=_forecasts(workspace, metrics) if has_champion else (),

@@ -68,6 +68,7 @@ def render_report(contents: ReportContents) -> str:
         ],
         pictures=_pictures(contents),
         sentences=wording.sentences(contents),
+        leaks=wording.leaks(contents),
         reasons=sorted({reason for each in contents.counts["markets"].values() for reason in each["reasons"]}),
         ranges=wording.RANGES,
     )

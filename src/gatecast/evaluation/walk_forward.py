@@ -6,10 +6,11 @@ import polars as pl
 
 from gatecast.config import ModelConfig
 from gatecast.evaluation.baselines import BASELINES
+from gatecast.evaluation.fold_proof import CutProof, FoldProof, cut_within, prove_fitted, prove_forecasts
 from gatecast.evaluation.splits import Fold
 from gatecast.market.candles import BAR, SYMBOL, TS
 from gatecast.model.predictions import FOLD, HORIZON, LSTM, MODEL, PREDICTION_KEYS, QUANTILES, TARGET, realised
-from gatecast.model.procedure import fit_model
+from gatecast.model.procedure import FittedModel, TrainingInputs, train_model, training_inputs
 from gatecast.model.training import Hyperparameters
 
 
@@ -21,8 +22,8 @@ def evaluate_folds(
     n_steps: int,
     model: ModelConfig,
     say: Callable[[str], None],
-) -> pl.DataFrame:
-    """Every out-of-sample forecast of every model.
+) -> tuple[pl.DataFrame, FoldProof]:
+    """Every out-of-sample forecast of every model, and the proof that none of them saw what it forecasts.
 
     Args:
         rows: All feature rows with targets.
@@ -34,23 +35,100 @@ def evaluate_folds(
         say: Takes a line of progress a fold.
 
     Returns:
-        symbol, ts, horizon, model, fold, target (log return, null where not known yet) and a column a level, sorted.
+        symbol, ts, horizon, model, fold, target (log return, null where not known yet) and a column a level, sorted;
+        and what the proof found. Forecasts beside a breach are worth nothing.
     """
-    tables = []
+    tables: list[pl.DataFrame] = []
+    proofs: list[CutProof] = []
     for fold in folds:
-        history = rows.filter(pl.col(BAR) < fold.test.end)
-        fitted = fit_model(fold.train.rows(history), hyperparameters, n_steps, model)
-        context = fold.test.preceded_by(model.stride + model.burn_in).rows(history)
-        test = fold.test.rows(history)
-        tested = fitted.predict(context).join(test.select(SYMBOL, TS), on=[SYMBOL, TS], how="semi")
-        forecasts = {LSTM: tested, **{name: BASELINES[name](history, fold, model.horizons) for name in baselines}}
-        outcome = realised(fold.test.rows(rows), model.horizons)
+        forecasts, proven = _evaluate_fold(rows, fold, baselines, hyperparameters, n_steps, model)
+        proofs += proven
+        test = fold.test.rows(rows)
+        outcome = realised(test, model.horizons)
         for name, table in forecasts.items():
             named = table.with_columns(pl.lit(name).alias(MODEL), pl.lit(fold.number, dtype=pl.Int64).alias(FOLD))
             tables.append(named.join(outcome, on=PREDICTION_KEYS, how="left", maintain_order="left"))
         say(f"evaluate: fold {fold.number + 1}/{len(folds)} refitted and forecast, {len(test)} bars")
     order = [*PREDICTION_KEYS, MODEL, FOLD, TARGET, *QUANTILES]
-    return pl.concat(tables).select(order).sort(MODEL, HORIZON, SYMBOL, TS)
+    return pl.concat(tables).select(order).sort(MODEL, HORIZON, SYMBOL, TS), FoldProof(tuple(proofs))
+
+
+def fold_inputs(rows: pl.DataFrame, fold: Fold, hyperparameters: Hyperparameters, model: ModelConfig) -> TrainingInputs:
+    """What the networks of a fold are trained on.
+
+    Args:
+        rows: All feature rows with targets, those after the train span as well: what is made of them is for the proof.
+        fold: The train span.
+        hyperparameters: From `tune`.
+        model: Network and training.
+    """
+    return training_inputs(fold.train.rows(rows), hyperparameters, model)
+
+
+def lstm_forecasts(rows: pl.DataFrame, fold: Fold, fitted: FittedModel) -> pl.DataFrame:
+    """Forecasts of a fold's test bars by its networks.
+
+    Args:
+        rows: All feature rows.
+        fold: The test span.
+        fitted: The networks, trained on the train span.
+
+    Returns:
+        symbol, ts, horizon and a column a level, in log returns.
+    """
+    history = rows.filter(pl.col(BAR) < fold.test.end)
+    context = fold.test.preceded_by(fitted.stride + fitted.burn_in).rows(history)
+    test = fold.test.rows(history)
+    return fitted.predict(context).join(test, on=[SYMBOL, TS], how="semi", maintain_order="left")
+
+
+def baseline_forecasts(
+    rows: pl.DataFrame, fold: Fold, baselines: Sequence[str], horizons: Sequence[int]
+) -> dict[str, pl.DataFrame]:
+    """Forecasts of a fold's test bars by each baseline, which is fitted here; tables as those of the networks.
+
+    Args:
+        rows: All feature rows with targets.
+        fold: The train and test spans.
+        baselines: Their names.
+        horizons: Bars ahead.
+    """
+    history = rows.filter(pl.col(BAR) < fold.test.end)
+    return {name: BASELINES[name](history, fold, horizons) for name in baselines}
+
+
+def _evaluate_fold(
+    rows: pl.DataFrame,
+    fold: Fold,
+    baselines: Sequence[str],
+    hyperparameters: Hyperparameters,
+    n_steps: int,
+    model: ModelConfig,
+) -> tuple[dict[str, pl.DataFrame], list[CutProof]]:
+    """The forecasts by model, and the proofs at three cuts: where the test begins, after its first bar, within it."""
+
+    def prepare(some: pl.DataFrame) -> TrainingInputs:
+        return fold_inputs(some, fold, hyperparameters, model)
+
+    inputs = prepare(rows)
+    trained_on = inputs.tables()
+    fitted = train_model(inputs, n_steps, model)
+
+    def rivals(some: pl.DataFrame) -> dict[str, pl.DataFrame]:
+        return baseline_forecasts(some, fold, baselines, model.horizons)
+
+    def forecast(some: pl.DataFrame) -> dict[str, pl.DataFrame]:
+        return {LSTM: lstm_forecasts(some, fold, fitted), **rivals(some)}
+
+    forecasts = forecast(rows)
+    baselines_alone = {name: forecasts[name] for name in baselines}
+    within = cut_within(fold, model.stride)
+    return forecasts, [
+        prove_fitted(rows, fold, model.horizons, trained_on, lambda changed: prepare(changed).tables()),
+        # a baseline that is fitted on any later bar already gives itself away in its first forecast
+        prove_forecasts(fold.test.start + 1, rows, fold, model.horizons, baselines_alone, rivals),
+        prove_forecasts(within, rows, fold, model.horizons, forecasts, forecast),
+    ]
 
 
 def shared_forecasts(predictions: pl.DataFrame) -> pl.DataFrame:

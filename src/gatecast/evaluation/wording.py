@@ -108,7 +108,7 @@ def sentences(contents: ReportContents) -> dict[str, str]:
         "quality": _quality_sentence(contents.counts),
         "validation": _validation_sentence(contents.validation),
         "feature_validation": _validation_sentence(contents.feature_validation),
-        "leakage": _leakage_sentence(contents.leakage),
+        "leakage": _leakage_sentence(contents.leakage, contents.fold_leakage),
         "search": _search_sentence(contents),
         "provenance": _provenance_sentence(contents.provenance),
     }
@@ -184,12 +184,49 @@ def _validation_sentence(validation: Json) -> str:
     return " ".join(parts) or f"All {len(expectations)} expectations are met."
 
 
-def _leakage_sentence(leakage: Json) -> str:
-    proof = f"The future was cut off and scrambled at {leakage['n_cuts']} instants; "
+def leaks(contents: ReportContents) -> list[Json]:
+    """Every breach of the proofs: of the features, of their parity and of the folds, which people count from 1."""
+    of_folds = [{**breach, "fold": breach["fold"] + 1} for breach in contents.fold_leakage["breaches"]]
+    return [*contents.leakage["breaches"], *_parity(contents.leakage).get("breaches", []), *of_folds]
+
+
+def _parity(leakage: Json) -> Json:
+    return leakage.get("parity") or {}
+
+
+def _leakage_sentence(leakage: Json, fold_leakage: Json) -> str:
+    parts = [_features_sentence(leakage), _parity_sentence(_parity(leakage)), _fold_proof_sentence(fold_leakage)]
+    return " ".join(parts)
+
+
+def _changed(proof: Json) -> str:
+    return _listed(proof["changes"]) if proof.get("changes") else "changed"
+
+
+def _features_sentence(leakage: Json) -> str:
+    proof = f"The future was {_changed(leakage)} at {count(leakage['n_cuts'])} instants; "
     if breaches := leakage["breaches"]:
-        changed = f"{len(breaches)} of {leakage['n_columns']} columns changed what was known before"
-        return f"{proof}{changed}, so the figures above cannot be trusted."
+        moved = f"{len(breaches)} of {leakage['n_columns']} columns changed what was known before"
+        return f"{proof}{moved}, so the figures above cannot be trusted."
     return f"{proof}none of {leakage['n_columns']} columns changed what was known before: no feature sees the future."
+
+
+def _parity_sentence(parity: Json) -> str:
+    if not parity.get("n_bars"):
+        return "Whether features built live equal these was not checked."
+    proof = f"The features of {count(parity['n_bars'])} bars were built again as they are built live; "
+    if breaches := parity.get("breaches"):
+        return f"{proof}{len(breaches)} came out otherwise, so that a live forecast is not what was evaluated."
+    return f"{proof}all came out the same, to within {words(parity.get('tolerance'))} standard deviations."
+
+
+def _fold_proof_sentence(proof: Json) -> str:
+    n_cuts, n_values = count(proof["n_cuts"]), count(proof["n_values"])
+    done = f"In {count(proof['n_folds'])} folds what came after was {_changed(proof)} at {n_cuts} instants; "
+    if breaches := proof["breaches"]:
+        first = f"{breaches[0]['column']} of the {breaches[0]['what']}"
+        return f"{done}{first} changed although it was known before, so the figures above cannot be trusted."
+    return f"{done}scalers, train rows and forecasts stayed the same to the last bit ({n_values} values)."
 
 
 def _search_sentence(contents: ReportContents) -> str:

@@ -1,15 +1,23 @@
 """The leak prover: what comes after a cut is changed, and no value known before it may move by a bit."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
 
 from gatecast.features.targets import target_name
 from gatecast.market.candles import BAR, MISSING, SYMBOL, TS, VALUES, iso
+from gatecast.market.publications.table import PUBLISHED_AT, SOURCE, VALUE
 
-Build = Callable[[pl.DataFrame], pl.DataFrame]
+Build = Callable[[pl.DataFrame, pl.DataFrame], pl.DataFrame]
+Frame = tuple[pl.DataFrame, pl.DataFrame]  # candles and publications
+_ROWS_AT_ONCE: Final = 1_000_000  # of all markets: a larger history is proven in a stretch around each cut
+_NOT_VALUES: Final = (SYMBOL, TS, BAR, MISSING)
+_ROW: Final = "_row"
 
 
 @dataclass(frozen=True)
@@ -20,65 +28,168 @@ class Breach:
     symbol: str
     ts: str
     cut: str
-    known: float | None
-    after: float | None
+    change: str
+    known: float | str | None
+    after: float | str | None
 
     def __str__(self) -> str:
         return (
-            f"{self.column} of {self.symbol} at {self.ts} is {self.known}, and becomes {self.after} when candles from"
-            f" {self.cut} on are changed: it sees the future"
+            f"{self.column} of {self.symbol} at {self.ts} is {self.known}, and becomes {self.after} when what comes"
+            f" from {self.cut} on is {self.change}: it sees the future"
         )
 
 
-def prove(candles: pl.DataFrame, build: Build, horizons: Sequence[int], n_cuts: int) -> list[Breach]:
-    """Change the future from evenly spaced bars and ends of holes on, and compare what was known before.
+@dataclass(frozen=True)
+class Proof:
+    """What was proven.
 
-    The future is changed in two ways: cut off, and scrambled, with prices and volumes in reverse order and tenfold.
+    Attributes:
+        n_cuts: Instants at which the input was cut.
+        changes: What was done to all that came after each of them.
+        columns: The columns that were compared.
+        n_values: Values that were compared, over all cuts and changes.
+        breaches: The first breach of each column; empty when no value moved.
+    """
+
+    n_cuts: int
+    changes: tuple[str, ...]
+    columns: tuple[str, ...]
+    n_values: int
+    breaches: tuple[Breach, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self) | {"n_columns": len(self.columns)}
+
+
+def prove(
+    candles: pl.LazyFrame,
+    publications: pl.DataFrame,
+    build: Build,
+    horizons: Sequence[int],
+    length: timedelta,
+    n_cuts: int,
+    look_back: int,
+    rows_at_once: int = _ROWS_AT_ONCE,
+) -> Proof:
+    """Change the future from chosen bars on, and compare what was known before.
+
+    They are evenly spaced bars, ends of holes, and bars during which something is published.
+
+    The future, candles and publications alike, is changed in four ways: cut off, scrambled (in reverse order, tenfold),
+    scaled, and made NaN. A history of more rows than are held at once is proven in a stretch around each cut that
+    begins at least twice the look-back before it.
 
     Args:
         candles: Clean candles, sorted by symbol and ts.
-        build: Features and targets of clean candles, a row a candle in the same order.
+        publications: Scored publications.
+        build: Features and targets of clean candles and publications, a row a candle in the same order.
         horizons: Bars ahead of the targets: a target is known so many bars later than its row.
-        n_cuts: How many evenly spaced bars to cut at, and how many ends of holes at most.
-
-    Returns:
-        The first breach of each column; empty when no value moved.
+        length: Of a bar.
+        n_cuts: How many evenly spaced bars to cut at, and how many ends of holes and bars with publications at most.
+        look_back: Candles that the features look back.
+        rows_at_once: Rows of all markets together that one stretch may have.
     """
-    whole = build(candles)
-    delays = {target_name(horizon): horizon for horizon in horizons}
+    spaced, hole_ends = sampled_bars(candles, n_cuts)
+    # whatever fills backwards gives itself away where a hole ends, and what enters early where it is published
+    cuts = sorted({*spaced, *hole_ends, *_entry_bars(candles, publications, n_cuts)})
     breaches: dict[str, Breach] = {}
-    for cut in _cuts(candles, n_cuts):
-        past = candles.filter(pl.col(BAR) < cut)
-        for changed in (past, _scrambled(candles, cut)):
-            rebuilt = build(changed)
-            for column in whole.columns:
-                if column not in breaches and (breach := _compare(whole, rebuilt, column, cut, delays.get(column, 0))):
-                    breaches[column] = breach
-    return list(breaches.values())
+    columns: tuple[str, ...] = ()
+    n_values = 0
+    for stretch, at in _stretches(candles, cuts, look_back, rows_at_once):
+        whole = build(stretch, publications)
+        columns = tuple(name for name in whole.columns if name not in _NOT_VALUES)
+        by_delay = {target_name(horizon): (horizon, [target_name(horizon)]) for horizon in horizons}
+        by_delay[""] = (0, [name for name in columns if name not in by_delay])
+        for cut in at:
+            for change, changed in _changes(stretch, publications, cut, length):
+                rebuilt = build(*changed)
+                for delay, names in by_delay.values():
+                    known, after = (rows.filter(pl.col(BAR) + delay < cut) for rows in (whole, rebuilt))
+                    n_values += len(known) * len(names)
+                    for found in _moved(known, after, names, whole, cut, change):
+                        breaches.setdefault(found.column, found)
+    return Proof(len(cuts), tuple(CHANGES), columns, n_values, tuple(breaches.values()))
 
 
-def _cuts(candles: pl.DataFrame, n_cuts: int) -> list[int]:
-    """Evenly spaced bars, and as many that end a hole, where whatever fills backwards gives itself away."""
-    first, last = candles.select(pl.col(BAR).min().alias("first"), pl.col(BAR).max().alias("last")).row(0)
+def sampled_bars(candles: pl.LazyFrame, n_bars: int) -> tuple[list[int], list[int]]:
+    """Evenly spaced bars, the last one included, and the first bars after holes, so many of each at most."""
     ends_hole = pl.col(MISSING).shift(1).over(SYMBOL) & ~pl.col(MISSING)
-    hole_ends = candles.filter(ends_hole)[BAR].unique().sort()
-    chosen = hole_ends.gather_every(max(len(hole_ends) // n_cuts, 1))[:n_cuts].to_list()
-    return sorted({*np.linspace(first, last, n_cuts + 1, dtype=int)[1:].tolist(), *chosen})
+    bars = candles.select(BAR, ends_hole.alias(MISSING)).collect(engine="in-memory")
+    first, last = bars.select(pl.col(BAR).min().alias("first"), pl.col(BAR).max().alias("last")).row(0)
+    spaced = np.linspace(first, last, min(n_bars, last - first) + 1, dtype=int)[1:]
+    hole_ends = bars.filter(MISSING)[BAR].unique().sort()
+    return spaced.tolist(), hole_ends.gather_every(max(len(hole_ends) // n_bars, 1))[:n_bars].to_list()
 
 
-def _scrambled(candles: pl.DataFrame, cut: int) -> pl.DataFrame:
-    # a factor and a reversal within each market leave every row a possible candle
-    future = pl.col(BAR) >= cut
-    later = candles.filter(future).with_columns(pl.col(VALUES).reverse().over(SYMBOL) * 10)
-    return pl.concat([candles.filter(~future), later]).sort(SYMBOL, BAR)
+def _entry_bars(candles: pl.LazyFrame, publications: pl.DataFrame, n_bars: int) -> list[int]:
+    """Bars during which something is published, from the second on, spread over time and sources."""
+    bars = candles.select(BAR, TS).unique().sort(TS).collect(engine="in-memory")
+    entered = publications.sort(PUBLISHED_AT).join_asof(bars[1:], left_on=PUBLISHED_AT, right_on=TS).drop_nulls(BAR)
+    by_source = [rows[BAR].unique().sort() for rows in entered.partition_by(SOURCE)]
+    n_each = max(n_bars // max(len(by_source), 1), 1)
+    steps = (max(len(each) // n_each, 1) for each in by_source)
+    chosen = (each.gather_every(step, step // 2)[:n_each] for each, step in zip(by_source, steps, strict=True))
+    return [bar for each in chosen for bar in each]
 
 
-def _compare(whole: pl.DataFrame, rebuilt: pl.DataFrame, column: str, cut: int, delay: int) -> Breach | None:
-    known = whole.filter(pl.col(BAR) + delay < cut).select(SYMBOL, TS, pl.col(column).alias("known"))
-    after = rebuilt.filter(pl.col(BAR) + delay < cut).select(pl.col(column).alias("after"))
-    moved = known.hstack(after).filter(pl.col("known").ne_missing(pl.col("after")))
-    if moved.is_empty():
-        return None
-    row = moved.row(0, named=True)
-    cut_ts = whole.filter(pl.col(BAR) == cut)[TS][0]
-    return Breach(column, row[SYMBOL], iso(row[TS]), iso(cut_ts), row["known"], row["after"])
+def _stretches(
+    candles: pl.LazyFrame, cuts: Sequence[int], look_back: int, rows_at_once: int
+) -> Iterator[tuple[pl.DataFrame, Sequence[int]]]:
+    """The candles to build from, and the cuts to make in them."""
+    n_rows, n_markets = candles.select(pl.len(), pl.col(SYMBOL).n_unique()).collect().row(0)
+    if n_rows <= rows_at_once:
+        yield candles.collect(), cuts
+        return
+    before = max(2 * look_back, rows_at_once // n_markets // 2)
+    for cut in cuts:
+        yield candles.filter(pl.col(BAR).is_between(cut - before, cut + before)).collect(), [cut]
+
+
+def _changes(
+    candles: pl.DataFrame, publications: pl.DataFrame, cut: int, length: timedelta
+) -> Iterator[tuple[str, Frame]]:
+    """What is changed in each way, from a bar on; of publications what comes once the bar before it has closed."""
+    instant = candles.filter(pl.col(BAR) < cut)[TS].max() + length  # type: ignore[operator]  # a cut follows a bar
+    for name, change in CHANGES.items():
+        later_candles = _changed(candles, pl.col(BAR) >= cut, change, VALUES, by=[SYMBOL])
+        later_publications = _changed(publications, pl.col(PUBLISHED_AT) >= instant, change, (VALUE,), by=[SOURCE])
+        yield name, (later_candles, later_publications)
+
+
+Change = Callable[[pl.Expr], pl.Expr] | None
+CHANGES: Final[dict[str, Change]] = {
+    "cut off": None,
+    "scrambled": lambda values: values.reverse() * 10,
+    "scaled": lambda values: values * 1.5,
+    "made NaN": lambda values: values * float("nan"),
+}
+
+
+def _changed(
+    frame: pl.DataFrame, future: pl.Expr, change: Change, columns: Sequence[str], by: Sequence[str]
+) -> pl.DataFrame:
+    """The frame with its future changed, rows in their order; factors and reversals leave candles possible."""
+    if change is None:
+        return frame.filter(~future)
+    numbered = frame.with_row_index(_ROW)
+    later = numbered.filter(future).with_columns(change(pl.col(columns)).over(by))
+    return pl.concat([numbered.filter(~future), later]).sort(_ROW).drop(_ROW)
+
+
+def _moved(
+    known: pl.DataFrame, after: pl.DataFrame, names: Sequence[str], whole: pl.DataFrame, cut: int, change: str
+) -> Iterator[Breach]:
+    if known.select(names).equals(after.select(names), null_equal=True):
+        return
+    for name in names:
+        values = known.select(SYMBOL, TS, pl.col(name).alias("known")).hstack([after[name].alias("after")])
+        moved = values.filter(pl.col("known").ne_missing(pl.col("after")))
+        for row in moved.head(1).iter_rows(named=True):
+            at = whole.filter(pl.col(BAR) == cut)[TS][0]
+            yield Breach(name, row[SYMBOL], iso(row[TS]), iso(at), change, shown(row["known"]), shown(row["after"]))
+
+
+def shown(value: float | None) -> float | str | None:
+    """A value as JSON can have it, which knows neither NaN nor infinity."""
+    return value if value is None or math.isfinite(value) else str(value)

@@ -1,10 +1,13 @@
 """The targets: log returns over the horizons, never price levels."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import polars as pl
 
 from gatecast.market.candles import BAR, CLOSE, SYMBOL
+
+Rows = TypeVar("Rows", pl.DataFrame, pl.LazyFrame)
 
 
 def target_name(horizon: int) -> str:
@@ -28,7 +31,7 @@ def build_targets(candles: pl.DataFrame, horizons: Sequence[int]) -> pl.DataFram
     )
 
 
-def known_before(rows: pl.DataFrame, horizons: Sequence[int], first_open: int) -> pl.DataFrame:
+def known_before(rows: Rows, horizons: Sequence[int], first_open: int) -> Rows:
     """What of the rows is known at the boundary: rows of closed candles, and of their targets those that have happened.
 
     Args:

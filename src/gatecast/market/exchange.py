@@ -1,4 +1,4 @@
-"""Candles from an exchange, asked for asynchronously: the only place that imports ccxt.
+"""Candles and funding rates from an exchange, asked for asynchronously: the only place that imports ccxt.
 
 What goes wrong is told apart by ccxt's own classes. Network faults (time-outs, refused connections, rate limits, 5xx)
 and answers that cannot be right are tried again and then given up as a `NetworkFault`. What the venue refuses for good
@@ -8,7 +8,7 @@ and answers that cannot be right are tried again and then given up as a `Network
 import asyncio
 import json
 import os
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ from gatecast.errors import ConfigurationError, DataError, NetworkFault
 from gatecast.market.addresses import is_address, replaced, without_secrets
 from gatecast.market.candles import CANDLE_SCHEMA, TS, TS_TYPE, Market, from_ms, iso
 from gatecast.market.patience import Patience, Sleep, retry_after_s
+from gatecast.market.publications.funding_rates import as_rates
 
 URL_VARIABLE: Final = (
     "GATECAST_EXCHANGE_URL"  # stands in for every address of the venue: a proxy, or a venue of one's own
@@ -34,6 +35,8 @@ CREDENTIALS: Final = {  # variable of the environment to ccxt's name
     "GATECAST_EXCHANGE_SECRET": "secret",
     "GATECAST_EXCHANGE_PASSWORD": "password",
 }
+FUNDING_LIMITS: Final = {"binance": 1000, "binanceusdm": 1000, "binancecoinm": 1000}  # rates of one answer
+FEWEST_FUNDING: Final = 100  # no venue of ccxt refuses so few
 _FIRST_ERROR: Final = 400  # of the statuses of HTTP
 _FIRST_SERVER_ERROR: Final = 500
 _SHARE_OF_LIMIT: Final = 0.99  # ccxt lets a burst of one token through on top: a whole minute stays below the limit
@@ -79,25 +82,34 @@ _answer: ContextVar[_Answer] = ContextVar("answer")  # of the task that asked
 
 
 class Venue:
-    """One exchange, opened for its candles; `async with` closes its connections.
+    """One exchange, opened for its candles or funding rates; `async with` closes its connections.
 
     ccxt's own throttle keeps below the rate limit of the venue, whatever the number of requests under way.
     """
 
-    def __init__(self, exchange: str, config: IngestConfig, sleep: Sleep = asyncio.sleep) -> None:
+    def __init__(
+        self,
+        exchange: str,
+        config: IngestConfig,
+        sleep: Sleep = asyncio.sleep,
+        symbols: Sequence[str] | None = None,
+        key: str = "ingest.exchange",
+    ) -> None:
         """Open a venue by its ccxt id, inside a running event loop; nothing is asked yet.
 
         Args:
             exchange: Its ccxt id.
             config: Page size, time-out and tries.
             sleep: Waits so many seconds between tries.
+            symbols: What it will be asked about; None for the symbols of the configuration.
+            key: Of the configuration, that names the venue.
 
         Raises:
             ConfigurationError: ccxt knows no such venue, or the address that stands in for it is none.
         """
         if exchange not in ccxt.exchanges:
             hint = _did_you_mean(exchange, ccxt.exchanges)
-            raise ConfigurationError(f"ingest.exchange = {exchange!r} is not a venue that ccxt knows{hint}")
+            raise ConfigurationError(f"{key} = {exchange!r} is not a venue that ccxt knows{hint}")
         self.exchange = exchange
         self.n_requests = 0
         self._opening: asyncio.Future[datetime] | None = None
@@ -112,7 +124,7 @@ class Venue:
         for private in ("fetchCurrencies", "fetchMargins"):  # requests of ccxt's own accord where there are credentials
             self._client.options[private] = False
         fetched = self._client.options.get("fetchMarkets")
-        contracts = any(":" in symbol for symbol in config.symbols)  # a contract has a colon in its symbol
+        contracts = any(":" in symbol for symbol in symbols or config.symbols)  # a contract has a colon in its symbol
         if isinstance(fetched, dict) and "spot" in fetched.get("types", ()) and not contracts:
             fetched["types"] = ["spot"]  # fewer requests
         if address := os.environ.get(URL_VARIABLE):
@@ -206,6 +218,47 @@ class Venue:
         async with self._places:
             page: pl.DataFrame = await self._ask(fetch)
         return page
+
+    @property
+    def tells_funding(self) -> bool:
+        """Whether it has a history of funding rates, as far as ccxt knows."""
+        return bool(self._client.has.get("fetchFundingRateHistory"))
+
+    def require_perpetual(self, contract: str) -> None:
+        """Make sure that the venue lists a perpetual contract; known after `open`.
+
+        Raises:
+            ConfigurationError: It does not.
+        """
+        perpetuals = [symbol for symbol, market in self._client.markets.items() if market.get("swap")]
+        if contract not in perpetuals:
+            hint = _did_you_mean(contract, perpetuals)
+            raise ConfigurationError(f"ingest.funding_symbols: {self.exchange} has no perpetual {contract}{hint}")
+
+    async def funding_rates(self, contract: str, since: int, before: int) -> pl.DataFrame:
+        """One answer: the funding rates that the venue has from an instant on.
+
+        Args:
+            contract: A perpetual contract, such as BTC/USDT:USDT.
+            since: First instant of settlement, milliseconds.
+            before: Instant, milliseconds, from which on nothing can have been settled yet.
+
+        Returns:
+            `published_at` and `value` (share of the position), sorted; empty where the venue has nothing.
+
+        Raises:
+            NetworkFault: The network or the venue failed, or what it answered cannot be right, all tries included.
+            DataError: The venue refused.
+        """
+        limit = FUNDING_LIMITS.get(self.exchange, FEWEST_FUNDING)
+
+        async def fetch() -> pl.DataFrame:
+            rows = await self._client.fetch_funding_rate_history(contract, since=since, limit=limit)
+            return as_rates([(row["timestamp"], row["fundingRate"]) for row in rows], since, before)
+
+        async with self._places:
+            rates: pl.DataFrame = await self._ask(fetch)
+        return rates
 
     async def _ask(self, question: Callable[[], Awaitable[Any]]) -> Any:
         async def once() -> Any:

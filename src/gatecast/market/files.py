@@ -13,7 +13,8 @@ import gzip
 import re
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from string import Formatter
@@ -23,8 +24,10 @@ import polars as pl
 
 from gatecast.errors import ConfigurationError, DataError
 from gatecast.market.candles import Market, as_candles
-from gatecast.market.dialects import Table, candles_in, table_of_frame, table_of_text
+from gatecast.market.dialects import candles_in, table_of_text
+from gatecast.market.tables import Table, table_of_frame
 
+FILES_KEY: Final = "ingest.files"
 _PLACEHOLDERS: Final = ("exchange", "symbol", "pair", "timeframe")
 _PARQUET, _GZIP, _ZIP = b"PAR1", b"\x1f\x8b", b"PK\x03\x04"
 _ARCHIVE_NAME: Final = re.compile(r"([A-Z0-9]+)-\d+[a-z]+-\d{4}-\d{2}")  # ETHUSDT-1h-2021-05.zip
@@ -56,14 +59,20 @@ def read_files(template: str, root: Path, market: Market) -> pl.DataFrame:
     return pl.concat(_read(path, market) for path in files_of(template, root, market))
 
 
-def files_of(template: str, root: Path, market: Market) -> list[Path]:
-    """The files of one market, sorted.
+def files_of(template: str, root: Path, market: Market | None, key: str = FILES_KEY) -> list[Path]:
+    """The files that a path template names, sorted.
+
+    Args:
+        template: As for `read_files`.
+        root: The workspace.
+        market: Whose files; None where they concern every market, and the path has no placeholders.
+        key: Of the configuration, that holds the template.
 
     Raises:
         ConfigurationError: A placeholder that is not known.
         DataError: There is none.
     """
-    path = root / _fill(template, market)
+    path = root / (_fill(template, market, key) if market else template)
     starred = next((number for number, part in enumerate(path.parts) if "*" in part), None)
     if starred is None:
         found = [path] if path.exists() else []
@@ -71,11 +80,12 @@ def files_of(template: str, root: Path, market: Market) -> list[Path]:
         literal = "/".join(path.parts[starred:]).translate({ord("["): "[[]", ord("?"): "[?]"})
         found = sorted(Path(*path.parts[:starred]).glob(literal))
     if not found:
-        raise DataError(f"{path} does not exist: ingest.files is {template!r}, {market} was asked for")
+        wanted = f", {market} was asked for" if market else ""
+        raise DataError(f"{path} does not exist: {key} is {template!r}{wanted}")
     return found
 
 
-def require_own_files(template: str, root: Path, markets: Sequence[Market]) -> None:
+def require_own_files(template: str, root: Path, markets: Sequence[Market], key: str = FILES_KEY) -> None:
     """Make sure that no two markets are read from the same file: a market held against itself always agrees.
 
     Raises:
@@ -83,11 +93,11 @@ def require_own_files(template: str, root: Path, markets: Sequence[Market]) -> N
     """
     owners: dict[Path, Market] = {}
     for market in markets:
-        for path in files_of(template, root, market):
+        for path in files_of(template, root, market, key):
             owner = owners.setdefault(path.resolve(), market)
             if owner != market:
                 raise DataError(
-                    f"ingest.files = {template!r} gives {path} for {owner} and for {market}: one file cannot be both;"
+                    f"{key} = {template!r} gives {path} for {owner} and for {market}: one file cannot be both;"
                     " put {exchange} and {symbol} into the template"
                 )
 
@@ -95,19 +105,39 @@ def require_own_files(template: str, root: Path, markets: Sequence[Market]) -> N
 def _read(path: Path, market: Market) -> pl.DataFrame:
     if (named := _ARCHIVE_NAME.match(path.name)) and named[1] != _names(market)["pair"]:
         raise DataError(f"{path} is named after {named[1]}, and {market} was asked for; nothing of it was stored")
+    with readable(path):
+        return as_candles(candles_in(table_of_file(path), market), str(path))
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """What goes wrong with the packing of a file, as one line that names it.
+
+    Raises:
+        DataError: Something did.
+    """
     try:
-        return as_candles(candles_in(_table(path), market), str(path))
+        yield
     except _FAULTS as error:
         reason = " ".join(str(error).split("\n\n")[0].split())
         raise DataError(f"{path} cannot be read: {reason}; nothing of it was stored") from None
 
 
-def _table(path: Path) -> Table:
+def table_of_file(path: Path, of_text: Callable[[str, str], Table] = table_of_text) -> Table:
+    """The cells of a Parquet file or of a CSV, which may be packed.
+
+    Args:
+        path: The file.
+        of_text: Reads the text of a CSV; is given the path as well.
+
+    Raises:
+        DataError: It holds no table. Faults of the packing are those that `readable` names.
+    """
     with path.open("rb") as file:
         start = file.read(len(_PARQUET))
     if start == _PARQUET:
         return table_of_frame(pl.read_parquet(path), str(path))
-    return table_of_text(_unpacked(path, start).decode("utf-8-sig"), str(path))
+    return of_text(_unpacked(path, start).decode("utf-8-sig"), str(path))
 
 
 def _unpacked(path: Path, start: bytes) -> bytes:
@@ -123,20 +153,18 @@ def _unpacked(path: Path, start: bytes) -> bytes:
         return archive.read(names[0])  # checks the sum that the archive carries
 
 
-def _fill(template: str, market: Market) -> str:
+def _fill(template: str, market: Market, key: str) -> str:
     try:
         names = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
     except ValueError as error:
-        raise ConfigurationError(f"ingest.files = {template!r} is not a path template: {error}") from None
+        raise ConfigurationError(f"{key} = {template!r} is not a path template: {error}") from None
     if unknown := names - set(_PLACEHOLDERS):
         known = ", ".join(f"{{{name}}}" for name in _PLACEHOLDERS)
-        raise ConfigurationError(
-            f"ingest.files = {template!r} has {{{sorted(unknown)[0]}}}, which is not one of {known}"
-        )
+        raise ConfigurationError(f"{key} = {template!r} has {{{sorted(unknown)[0]}}}, which is not one of {known}")
     try:
         return template.format(**_names(market))
     except (ValueError, IndexError) as error:
-        raise ConfigurationError(f"ingest.files = {template!r} is not a path template: {error}") from None
+        raise ConfigurationError(f"{key} = {template!r} is not a path template: {error}") from None
 
 
 def _names(market: Market) -> Mapping[str, str]:

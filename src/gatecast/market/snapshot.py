@@ -1,4 +1,4 @@
-"""The frozen candles of a run: what they are, and how they are written and recognised."""
+"""The frozen candles and publications of a run: what they are, and how they are written and recognised."""
 
 import json
 import shutil
@@ -13,6 +13,7 @@ from gatecast.config import IngestConfig
 from gatecast.errors import ConfigurationError, DataError
 from gatecast.market.candles import Market, paired
 from gatecast.market.grid import Grid
+from gatecast.market.publications.table import PUBLISHED_AT, sources_of, write_publications
 from gatecast.market.store import write_candles
 from gatecast.workspace import write_json
 
@@ -21,7 +22,7 @@ _SNAPSHOT = "snapshot.json"
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The frozen candles of a run: what they are, and the instant at which they end.
+    """The frozen candles and publications of a run: what they are, and the instant at which they end.
 
     Attributes:
         exchange: Venue.
@@ -33,6 +34,7 @@ class Snapshot:
         end: Close of the last candle of any market of the run, ISO 8601: whatever opens from here on is in the future.
         source: Where they came from: sample, exchange or files.
         wanted: The span that was asked for, ISO 8601; null where it was open.
+        sources: Which publications are frozen beside, of `gatecast.market.publications.SOURCES`; empty where none are.
     """
 
     exchange: str
@@ -44,6 +46,7 @@ class Snapshot:
     end: str
     source: str
     wanted: tuple[str | None, str | None]
+    sources: tuple[str, ...]
 
     def __str__(self) -> str:
         start, until = (instant or "open" for instant in self.wanted)
@@ -52,7 +55,8 @@ class Snapshot:
         beside = (
             f" beside {self.reference_exchange} {', '.join(self.reference_symbols)}" if self.reference_exchange else ""
         )
-        return f"{markets}{calendar}{beside} from source {self.source}, start {start}, end {until}"
+        published = f", with {', '.join(self.sources)}" if self.sources else ""
+        return f"{markets}{calendar}{beside} from source {self.source}, start {start}, end {until}{published}"
 
     def markets(self) -> tuple[Market, ...]:
         """The markets, in the order of the configuration."""
@@ -73,20 +77,25 @@ class Snapshot:
         return datetime.fromisoformat(self.end)
 
 
-def freeze(target: Path, snapshot: Snapshot, candles: Mapping[Market, pl.DataFrame]) -> None:
-    """Write the candles of a run, so that DVC has them by hash.
+def freeze(
+    target: Path, snapshot: Snapshot, candles: Mapping[Market, pl.DataFrame], publications: pl.DataFrame
+) -> None:
+    """Write the candles of a run and what was published before they end, so that DVC has them by hash.
 
-    The target is replaced as a whole. Equal candles give equal bytes.
+    The target is replaced as a whole. Equal content gives equal bytes.
 
     Args:
         target: The folder of frozen candles.
         snapshot: What is frozen.
         candles: Candle rows by market.
+        publications: The columns of `PUBLICATION_SCHEMA`, sorted. What is published at the end of the snapshot or later
+            is in the future of its candles, and left out.
     """
     fresh = target.with_name(f".{target.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     for market, rows in candles.items():
         write_candles(fresh, market, rows)
+    write_publications(fresh, publications.filter(pl.col(PUBLISHED_AT) < snapshot.end_at))
     write_json(fresh / _SNAPSHOT, asdict(snapshot))
     shutil.rmtree(target, ignore_errors=True)
     fresh.replace(target)
@@ -104,6 +113,7 @@ def snapshot_of(config: IngestConfig, end: datetime) -> Snapshot:
         end=end.isoformat(),
         source=config.source,
         wanted=(config.start.isoformat() if config.start else None, config.end.isoformat() if config.end else None),
+        sources=sources_of(config),
     )
 
 
@@ -130,7 +140,7 @@ def read_snapshot(folder: Path) -> Snapshot:
     """
     try:
         content = json.loads((folder / _SNAPSHOT).read_text(encoding="utf-8"))
-        lists = {key: tuple(content[key]) for key in ("symbols", "reference_symbols", "wanted")}
+        lists = {key: tuple(content[key]) for key in ("symbols", "reference_symbols", "wanted", "sources")}
         return Snapshot(**{**content, **lists})
     except FileNotFoundError:
         raise DataError(

@@ -10,14 +10,15 @@ from safetensors.torch import load_file, save_file
 
 from gatecast.config import FeaturesConfig
 from gatecast.errors import DataError
+from gatecast.features.feature import Recipe
 from gatecast.model.networks import QuantileLSTM
 from gatecast.model.predictions import LEVELS
 from gatecast.model.procedure import FittedModel
 from gatecast.model.training import Hyperparameters
-from gatecast.model.windows import Scaler
+from gatecast.model.windows import Scaler, n_inputs
 from gatecast.workspace import file_sha256, write_atomically, write_json
 
-_FORMAT = 2
+_FORMAT = 3
 _WEIGHTS = "weights.safetensors"
 _MANIFEST = "manifest.json"
 
@@ -34,6 +35,7 @@ class ModelCard:
         train_starts: Open time of the first train bar of each market, ISO 8601, by symbol.
         train_ends: Instant at which the last train target of each market was known, ISO 8601, by symbol.
         spans: Spans of the features.
+        sources: Published sources whose features it needs.
     """
 
     exchange: str
@@ -43,6 +45,12 @@ class ModelCard:
     train_starts: dict[str, str]
     train_ends: dict[str, str]
     spans: FeaturesConfig
+    sources: tuple[str, ...]
+
+    @property
+    def recipe(self) -> Recipe:
+        """How its features are built."""
+        return Recipe(self.spans, self.symbols, self.timeframe, self.sources)
 
 
 def save_model(folder: Path, model: FittedModel, card: ModelCard, provenance: dict[str, Any]) -> None:
@@ -97,7 +105,7 @@ def load_model(folder: Path) -> tuple[FittedModel, ModelCard]:
         model = _model(manifest, tensors)
         card = manifest["card"]
         spans = FeaturesConfig.model_validate(card["spans"])
-        return model, ModelCard(**{**card, "symbols": tuple(card["symbols"]), "spans": spans})
+        return model, ModelCard(**{**card, **{key: tuple(card[key]) for key in ("symbols", "sources")}, "spans": spans})
     except FileNotFoundError as error:
         raise DataError(
             f"{folder} is not a model folder: {Path(error.filename).name} is absent; run `gatecast fit`"
@@ -112,7 +120,7 @@ def _model(manifest: dict[str, Any], tensors: dict[str, Any]) -> FittedModel:
     networks = []
     for number in range(manifest["n_networks"]):
         network = QuantileLSTM(
-            len(manifest["features"]) + 1,
+            n_inputs(manifest["features"]),
             len(manifest["horizons"]),
             hyperparameters.hidden_size,
             manifest["n_layers"],

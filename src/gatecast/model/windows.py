@@ -13,7 +13,8 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from gatecast.features.catalogue import VOLATILITY
+from gatecast.features.feature import VOLATILITY
+from gatecast.features.indicators.published import source_of
 from gatecast.features.targets import target_name
 from gatecast.market.candles import BAR, SYMBOL
 
@@ -33,7 +34,8 @@ class Panel:
     """One market on its bar grid, padded at both ends to whole blocks.
 
     Attributes:
-        inputs: Standardised features, 0 where null, and a last channel that is 1 where the bar is missing, (T, F + 1).
+        inputs: Standardised features, 0 where null, and a mask of each group of features, (T, F + M): 1 where one of
+            its features is null, so that a missing bar or a silent source is not taken for a mean value.
         targets: Scaled targets, 0 where unknown, (T, H).
         known: Where a target is known and can be scaled, (T, H), 1.0 or 0.0.
         scale: Volatility of each bar times the square root of each horizon, in log return, 0 where unknown, (T, H).
@@ -47,12 +49,18 @@ class Panel:
     rows: Tensor
 
 
+def n_inputs(features: Sequence[str]) -> int:
+    """Channels of the network: the features, and a mask for those of candles and for each published source."""
+    return len(features) + len(_mask_groups(features))
+
+
 def fit_scaler(rows: pl.DataFrame, features: Sequence[str]) -> Scaler:
-    """Mean and standard deviation of each feature over the rows given, nulls left out."""
+    """Mean and standard deviation of each feature over the rows given, nulls left out; 0 and 1 where it has none."""
     # eager, whole-column sums: bit-stable from run to run
     table = rows.select(features).to_numpy()
-    mean = np.nanmean(table, axis=0)
-    deviation = np.nanstd(table, axis=0)
+    known = np.isfinite(table).any(axis=0)
+    mean, deviation = np.zeros(len(features)), np.ones(len(features))
+    mean[known], deviation[known] = np.nanmean(table[:, known], axis=0), np.nanstd(table[:, known], axis=0)
     return Scaler(tuple(map(float, mean)), tuple(float(d) if d > 0 else 1.0 for d in deviation))
 
 
@@ -88,8 +96,9 @@ def _panel(
     before = first % stride + burn_in  # the first block begins at an anchor, its burn-in before that
     after = stride - 1 - last % stride
     standardised = (market.select(features).to_numpy() - np.array(scaler.mean)) / np.array(scaler.deviation)
-    absent = np.isnan(standardised).any(axis=1, keepdims=True)
-    inputs = np.concatenate([np.nan_to_num(standardised.clip(-_CLIP, _CLIP)), absent], axis=1)
+    absent = np.isnan(standardised)
+    masks = [absent[:, group].any(axis=1) for group in _mask_groups(features)]
+    inputs = np.column_stack([np.nan_to_num(standardised.clip(-_CLIP, _CLIP)), *masks])
     scale = market[VOLATILITY].to_numpy()[:, None] * np.sqrt(np.array(horizons, dtype=float))
     targets = np.full(scale.shape, np.nan)
     for column, horizon in enumerate(horizons):
@@ -104,6 +113,14 @@ def _panel(
         scale=_tensor(np.pad(np.nan_to_num(scale), pad)),
         rows=torch.from_numpy(np.pad(market["_row"].to_numpy().astype(np.int64), pad[0], constant_values=-1)),
     )
+
+
+def _mask_groups(features: Sequence[str]) -> list[list[int]]:
+    """Places of the features that share a mask: those of candles first, then those of each published source."""
+    groups: dict[str, list[int]] = {"": []}
+    for place, name in enumerate(features):
+        groups.setdefault(source_of(name), []).append(place)
+    return list(groups.values())
 
 
 def _tensor(values: np.ndarray) -> Tensor:

@@ -10,6 +10,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from gatecast.forecasts.issue import issue_forecast
 from gatecast.market.candles import SYMBOL, TS, as_candles
+from gatecast.market.publications.table import PUBLICATION_SCHEMA
 from gatecast.model.folder import load_model
 
 ARTIFACT = "model"
@@ -45,7 +46,7 @@ class ChampionModel(PythonModel):
         if frame.schema[TS] == pl.String:  # a served model gets its stamps through JSON
             frame = frame.with_columns(pl.col(TS).str.to_datetime(time_unit="ms", time_zone="UTC"))
         candles = as_candles(frame, "model_input").with_columns(frame[SYMBOL])
-        return issue_forecast(self.model, self.card, candles).to_pandas()
+        return issue_forecast(self.model, self.card, candles, pl.DataFrame(schema=PUBLICATION_SCHEMA)).to_pandas()
 
 
 mlflow.models.set_model(ChampionModel())

@@ -53,24 +53,56 @@ class Decision:
         return asdict(self)
 
 
-def proof_checks(validation: Mapping[str, Any], leakage: Mapping[str, Any]) -> list[Check]:
-    """The data were valid and no feature saw the future."""
-    breaches = leakage.get("breaches")
-    proven = breaches == [] and leakage.get("n_cuts", 0) > 0 and leakage.get("n_columns", 0) > 0
+def proof_checks(
+    validation: Mapping[str, Any], leakage: Mapping[str, Any], fold_leakage: Mapping[str, Any]
+) -> list[Check]:
+    """The data were valid, and neither a feature nor anything fitted in a fold saw the future.
+
+    What is not there is not proven: a proof has to have compared something and to have found nothing.
+
+    Args:
+        validation: validation.json.
+        leakage: leakage.json, the proof of the features and their parity.
+        fold_leakage: fold_leakage.json, the proof of the folds.
+    """
+    parity = leakage.get("parity") or {}
+    valid = validation.get("success") is True
+    detail = "the candles passed validation" if valid else "the candles did not pass validation"
     return [
-        Check(
-            "validation",
-            bool(validation.get("success")),
-            "the candles passed validation" if validation.get("success") else "the candles did not pass validation",
-        ),
-        Check(
+        Check("validation", valid, detail),
+        _proof(
             "leak proof",
-            proven,
-            f"{leakage.get('n_columns', 0)} columns stayed the same at {leakage.get('n_cuts', 0)} cuts"
-            if proven
-            else "there is no proof that the features do not see the future",
+            leakage,
+            ("n_columns", "n_cuts"),
+            "{} columns stayed the same, to the last bit, when what came after was changed at {} cuts",
+            "the features do not see the future",
+        ),
+        _proof(
+            "parity of the features",
+            parity,
+            ("n_bars",),
+            "built live, the features of {} bars are those that the model was trained on",
+            "features built live are those that the model was trained on",
+        ),
+        _proof(
+            "leak proof of the folds",
+            fold_leakage,
+            ("n_folds", "n_cuts", "n_values"),
+            "what was fitted and forecast in {} folds stayed the same, to the last bit, when what came after was"
+            " changed at {} cuts: {} values",
+            "nothing that is fitted in a fold sees the future",
         ),
     ]
+
+
+def _proof(name: str, found: Mapping[str, Any], counts: Sequence[str], proven: str, claim: str) -> Check:
+    """A proof with no breach and with all of these counts above zero."""
+    breaches, numbers = found.get("breaches"), [found.get(key) or 0 for key in counts]
+    if breaches:
+        return Check(name, False, f"it is not so that {claim}: {len(breaches)} breach(es), see the report")
+    if breaches is None or not all(number > 0 for number in numbers):
+        return Check(name, False, f"there is no proof that {claim}: run `gatecast run`")
+    return Check(name, True, proven.format(*numbers))
 
 
 def evaluation_checks(metrics: Mapping[str, Any]) -> list[Check]:

@@ -5,6 +5,7 @@ from typing import Any
 import polars as pl
 
 from gatecast.config import EvaluateConfig, ModelConfig, PromoteConfig, SplitConfig
+from gatecast.errors import GateRefused
 from gatecast.evaluation.splits import Fold, bars_of, walk_forward
 from gatecast.evaluation.verdict import evaluate_predictions
 from gatecast.evaluation.walk_forward import evaluate_folds
@@ -22,20 +23,28 @@ def run(
 ) -> None:
     """Evaluate the procedure that `tune` fixed.
 
-    Reads data/features/all.parquet, reports/best.yaml and data/raw/snapshot.json; writes reports/predictions.parquet,
-    reports/metrics.json and reports/skill.csv.
+    Reads data/features/all.parquet, reports/best.yaml and data/raw/snapshot.json; writes reports/fold_leakage.json,
+    reports/predictions.parquet, reports/metrics.json and reports/skill.csv.
+
+    Raises:
+        DataError: The history is too short for the folds, or no forecast can be scored.
+        GateRefused: Something that was fitted or forecast in a fold saw what came after it; only the proof is written.
     """
     rows = pl.read_parquet(workspace.all_features)
     hyperparameters, n_steps = read_best(workspace.reports / "best.yaml")
     boundary, fold_bars = split.resolved
     grid = read_snapshot(workspace.raw).grid
     folds = walk_forward(bars_of(rows), grid.first_from(boundary), fold_bars, max(model.horizons))
-    predictions = evaluate_folds(rows, folds, settings.baselines, hyperparameters, n_steps, model, say)
+    predictions, proof = evaluate_folds(rows, folds, settings.baselines, hyperparameters, n_steps, model, say)
+    write_json(workspace.reports / "fold_leakage.json", proof.as_dict())
+    if proof.breaches:
+        raise GateRefused(f"{proof.breaches[0]}; {len(proof.breaches)} in all, see reports/fold_leakage.json")
     figures = evaluate_predictions(predictions, settings.baselines, model.horizons, promote.horizons, settings.alpha)
     write_atomically(workspace.reports / "predictions.parquet", predictions.write_parquet)
     spans = {"horizons": model.horizons, "levels": LEVELS, "folds": [_in_time(fold, grid) for fold in folds]}
     write_json(workspace.reports / "metrics.json", {**spans, **figures})
     write_atomically(workspace.reports / "skill.csv", _skill_by_fold(figures).write_csv)
+    say(f"evaluate: no leak in {len(folds)} folds, at {len(proof.cuts)} cuts")
     say(f"evaluate: {figures['verdict']}")
 
 

@@ -34,6 +34,7 @@ def run(workspace: Workspace, *, spans: FeaturesConfig, model: ModelConfig) -> N
         train_starts={symbol: iso(snapshot.grid.opens_at(first)) for symbol, first, _ in bars.iter_rows()},
         train_ends={symbol: iso(snapshot.grid.closes_at(last)) for symbol, _, last in bars.iter_rows()},
         spans=spans,
+        sources=snapshot.sources,
     )
     provenance = {
         "n_steps": n_steps,

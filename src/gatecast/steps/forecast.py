@@ -1,4 +1,4 @@
-"""The step `forecast`: champion and newest closed candles → forecast ledger, reports/forecast.json and fan chart."""
+"""The step `forecast`: champion and what is newest → forecast ledger, reports/forecast.json and fan chart."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -17,6 +17,7 @@ from gatecast.market.candles import CLOSE, SYMBOL, TS, Market, iso, symbol_slug
 from gatecast.market.cleaning import clean_grid
 from gatecast.market.gate import require_believable
 from gatecast.market.grid import Grid
+from gatecast.market.publications.collect import collect_publications
 from gatecast.market.sources import collect, is_closed, markets_of
 from gatecast.market.store import Store
 from gatecast.registry.models import load_champion
@@ -24,7 +25,7 @@ from gatecast.workspace import Workspace, write_json
 
 
 def run(workspace: Workspace, config: Config, say: Callable[[str], None]) -> pl.DataFrame:
-    """Forecast from the newest closed candle of every market of the champion.
+    """Forecast from the newest closed candle of every market of the champion, and what was published before it closed.
 
     Returns:
         The rows issued, as the ledger has them: market, issued_at, horizon, target_at, level, log_return, price,
@@ -49,6 +50,7 @@ def run(workspace: Workspace, config: Config, say: Callable[[str], None]) -> pl.
     for stale in workspace.reports.glob("forecast*"):
         stale.unlink()
     kept = collect(config.ingest, workspace.root, Store(workspace.candles, workspace.ledger), say)
+    publications = collect_publications(config.ingest, workspace.root, workspace.publications, say)
     closed = is_closed(card.timeframe)
     by_market = {market: kept[market].filter(closed) for market in markets_of(config.ingest)}
     for market, rows in by_market.items():
@@ -56,7 +58,8 @@ def run(workspace: Workspace, config: Config, say: Callable[[str], None]) -> pl.
     candles = pl.concat(rows.with_columns(pl.lit(m.symbol).alias(SYMBOL)) for m, rows in by_market.items())
     of = {MODEL_NAME: pl.lit(name), MODEL_VERSION: pl.lit(str(registered.version))}
     n_new, forecast = append_forecast(
-        database_url(workspace.state, "forecasts.db"), issue_forecast(model, card, candles).with_columns(**of)
+        database_url(workspace.state, "forecasts.db"),
+        issue_forecast(model, card, candles, publications).with_columns(**of),
     )
     _write_reports(workspace, forecast, candles, config)
     if (workspace.reports / "metrics.json").is_file():

@@ -1,4 +1,4 @@
-"""The step `ingest`: source → candle store → frozen snapshot for DVC, and the split resolved once."""
+"""The step `ingest`: sources → what is kept of them → frozen snapshot for DVC, and the split resolved once."""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -9,6 +9,7 @@ from gatecast.evaluation.splits import Span, resolve_split
 from gatecast.market.candles import TS, iso
 from gatecast.market.cleaning import clean_grid
 from gatecast.market.grid import Grid
+from gatecast.market.publications.collect import collect_publications
 from gatecast.market.snapshot import freeze, snapshot_of
 from gatecast.market.sources import collect, markets_of
 from gatecast.market.store import Store
@@ -17,24 +18,25 @@ from gatecast.workspace import Workspace
 
 
 def run(workspace: Workspace, config: Config, say: Callable[[str], None], refetch: Sequence[datetime] = ()) -> None:
-    """Bring the store up to date and freeze the candles of this run.
+    """Bring candles and publications up to date and freeze those of this run.
 
     Args:
         workspace: Where to.
-        config: Source, markets and span.
+        config: Sources, markets and span.
         say: Takes lines of progress.
         refetch: Days (UTC) to ask the exchange for again.
 
-    Writes data/candles, data/ledger, data/raw with data/raw.dvc and, when the section is empty, `split` in
-    conf/params.yaml.
+    Writes data/candles, data/ledger, data/publications, data/raw with data/raw.dvc and, when the section is empty,
+    `split` in conf/params.yaml.
 
     Raises:
-        GatecastError: The source, the store or DVC failed; the frozen candles are as before.
+        GatecastError: A source, a store or DVC failed; what is frozen is as before.
     """
     settings = config.ingest
     grid = Grid(settings.timeframe, settings.calendar)
     grid.first_open(datetime.now(UTC))  # an unknown calendar is found before anything is fetched
     candles = collect(settings, workspace.root, Store(workspace.candles, workspace.ledger), say, refetch)
+    publications = collect_publications(settings, workspace.root, workspace.publications, say)
     now = datetime.now(UTC)
     grids = [clean_grid(candles[market], market, now, settings.calendar)[0][TS] for market in markets_of(settings)]
     first, last = min(stamps[0] for stamps in grids), max(stamps[-1] for stamps in grids)  # of what `clean` will keep
@@ -45,6 +47,6 @@ def run(workspace: Workspace, config: Config, say: Callable[[str], None], refetc
         development_end = iso(grid.opens_at(boundary))
         freeze_split(workspace, development_end, fold_bars)
         say(f"ingest: split resolved: development ends {development_end}, folds of {fold_bars} bars")
-    freeze(workspace.raw, snapshot_of(settings, end), candles)
+    freeze(workspace.raw, snapshot_of(settings, end), candles, publications)
     pipeline.freeze(workspace, workspace.raw)
     say(f"ingest: {sum(map(len, candles.values()))} candles frozen, {iso(first)} to {iso(end)}")

@@ -36,7 +36,7 @@ def run(workspace: Workspace, config: Config, say: Callable[[str], None]) -> Dec
     require_snapshot(workspace.raw, config.ingest)
     for stale in workspace.reports.glob("forecast*"):  # of an earlier run, perhaps of another market
         stale.unlink()
-    reports = {name: _read(workspace, f"{name}.json") for name in ("validation", "leakage", "metrics")}
+    reports = {name: _read(workspace, f"{name}.json") for name in ("validation", "leakage", "fold_leakage", "metrics")}
     with pipeline_run(workspace, config, {s: fingerprint(workspace, s) for s in stages(workspace)}) as run_id:
         decision = _decide(workspace, config, reports, run_id)
         write_json(workspace.reports / "promotion.json", decision.as_dict())
@@ -50,7 +50,7 @@ def _decide(workspace: Workspace, config: Config, reports: dict[str, Any], run_i
     digest = file_sha256(workspace.model / "manifest.json")
     current = champion(name)
     checks = [
-        *proof_checks(reports["validation"], reports["leakage"]),
+        *proof_checks(reports["validation"], reports["leakage"], reports["fold_leakage"]),
         *evaluation_checks(reports["metrics"]),
         *baseline_checks(reports["metrics"], config.promote.horizons, config.evaluate.alpha),
     ]

@@ -1,0 +1,285 @@
+"""What a fold must not see is changed: an honest procedure stays as it is, and a planted leak is caught and named."""
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from torch import Tensor
+
+from gatecast.config import Config, ModelConfig
+from gatecast.evaluation import walk_forward
+from gatecast.evaluation.baselines import BASELINES, naive
+from gatecast.evaluation.changed_rows import CHANGES, changed_rows
+from gatecast.evaluation.fold_proof import Breach, FoldProof, cut_within, prove_fitted, prove_forecasts
+from gatecast.evaluation.splits import Fold, Span
+from gatecast.market.candles import BAR, MISSING, SYMBOL, TS, iso
+from gatecast.model.networks import QuantileLSTM
+from gatecast.model.procedure import TrainingInputs
+from gatecast.model.training import Hyperparameters
+from gatecast.model.windows import fit_scaler
+from tests.evaluation.small_market import FEATURES, FIRST_BAR, HORIZONS, small_market
+
+HYPERPARAMETERS = Hyperparameters(hidden_size=4, learning_rate=0.01, dropout=0.0, weight_decay=0.01)
+PURGE = max(HORIZONS)
+
+
+def fold_from(number: int, start: int, purge: int = PURGE) -> Fold:
+    """A fold whose test begins so many bars after the first."""
+    test = Span(FIRST_BAR + start, FIRST_BAR + start + 100)
+    return Fold(number, Span(FIRST_BAR, test.start - purge), test)
+
+
+FOLDS = (fold_from(0, 200), fold_from(1, 300))
+
+
+@pytest.fixture(scope="module")
+def model(config: Config) -> ModelConfig:
+    small = {"horizons": HORIZONS, "stride": 16, "burn_in": 8, "n_seeds": 1, "batch_blocks": 4}
+    return config.model.model_copy(update=small)
+
+
+@pytest.fixture(scope="module")
+def rows() -> pl.DataFrame:
+    return small_market()
+
+
+def proof_of(rows: pl.DataFrame, model: ModelConfig, folds: Sequence[Fold] = FOLDS[1:]) -> FoldProof:
+    baselines = ("naive", "ewma")
+    _, proof = walk_forward.evaluate_folds(rows, folds, baselines, HYPERPARAMETERS, 2, model, lambda _: None)
+    return proof
+
+
+def ts_at(rows: pl.DataFrame, bar: int) -> str:
+    return iso(rows.filter(pl.col(BAR) == bar)[TS][0])
+
+
+def assert_named(breach: Breach) -> None:
+    """The line tells what moved, where, and both values."""
+    line = str(breach)
+    assert breach.known != breach.after
+    for part in (breach.what, breach.column, *breach.row.values(), breach.cut, breach.change):
+        assert str(part) in line
+    assert f"fold {breach.fold + 1}:" in line
+    assert all("no number" in line if value is None else repr(value) in line for value in (breach.known, breach.after))
+
+
+def test_the_procedure_stays_as_it_is_whatever_comes_after(rows: pl.DataFrame, model: ModelConfig) -> None:
+    proof = proof_of(rows, model, FOLDS)
+    assert proof.breaches == ()
+    found = proof.as_dict()
+    assert (found["n_folds"], found["n_cuts"], found["breaches"]) == (2, 6, [])
+    assert found["changes"] == ["cut off", "scrambled", "scaled", "made NaN"]
+    of_panels = ["train inputs", "train targets", "train known", "train scale"]
+    of_forecasts = ["forecasts of naive", "forecasts of ewma", "forecasts of lstm"]
+    assert found["compared"] == ["scaler", *of_panels, *of_forecasts]
+    n_train_rows = 2 * sum(fold.train.n_bars for fold in FOLDS)
+    assert found["n_values"] > len(CHANGES) * n_train_rows * (len(FEATURES) + 3 * len(HORIZONS))
+
+
+def test_all_that_a_network_is_trained_on_is_compared(rows: pl.DataFrame, model: ModelConfig) -> None:
+    inputs = walk_forward.fold_inputs(rows, FOLDS[0], HYPERPARAMETERS, model)
+    tables = inputs.tables()
+    for name in ("inputs", "targets", "known", "scale"):
+        cells = tables[f"train {name}"].drop(SYMBOL, TS, "position").to_numpy()
+        np.testing.assert_array_equal(cells, torch.cat([getattr(panel, name) for panel in inputs.panels]).numpy())
+    (mean,) = tables["scaler"].filter(pl.col("feature") == "two")["mean"]
+    assert mean == pytest.approx(FOLDS[0].train.rows(rows)["two"].mean())
+    shown = tables["train targets"].drop_nulls(TS).join(rows, on=[SYMBOL, TS])
+    scaled = shown["target_6_right"] / shown["volatility"] / np.sqrt(6)
+    np.testing.assert_allclose(shown["target_6"], scaled.fill_null(0), rtol=1e-6)
+
+
+def test_a_scaler_that_is_fitted_on_everything_is_caught(
+    rows: pl.DataFrame, model: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = walk_forward.fold_inputs
+
+    def leaking(some: pl.DataFrame, fold: Fold, *arguments: object) -> TrainingInputs:
+        inputs = honest(some, fold, *arguments)  # type: ignore[arg-type]
+        fitted = replace(inputs.model, scaler=fit_scaler(some, FEATURES))
+        return replace(inputs, model=fitted, panels=fitted.panels(fold.train.rows(some)))
+
+    monkeypatch.setattr(walk_forward, "fold_inputs", leaking)
+    breaches = proof_of(rows, model).breaches
+    found = {(breach.what, breach.column): breach for breach in breaches}
+    assert {"mean", "deviation"} == {column for what, column in found if what == "scaler"}
+    assert found["scaler", "mean"].row == {"feature": "one"}
+    assert found["scaler", "mean"].known == pytest.approx(rows["one"].mean())
+    past = rows.filter(pl.col(BAR) < FOLDS[1].test.start)
+    assert found["scaler", "mean"].after == pytest.approx(past["one"].mean())
+    assert ("train inputs", "one") in found
+    for breach in breaches:
+        assert_named(breach)
+
+
+def test_a_target_that_overlaps_the_test_is_caught(rows: pl.DataFrame, model: ModelConfig) -> None:
+    short = fold_from(1, 300, purge=3)
+    breaches = proof_of(rows, model, [short]).breaches
+    assert {(breach.what, breach.column) for breach in breaches if breach.what.startswith("train")} == {
+        ("train targets", "target_6"),
+        ("train known", "target_6"),
+    }
+    (target,) = (breach for breach in breaches if breach.what == "train targets")
+    first = short.test.start - 6  # its target is known at the first test bar
+    assert target.row == {"symbol": "BTC/USDT", "ts": ts_at(rows, first)}
+    (row,) = rows.filter((pl.col(BAR) == first) & (pl.col(SYMBOL) == "BTC/USDT")).iter_rows(named=True)
+    assert target.known == pytest.approx(row["target_6"] / row["volatility"] / 6**0.5, rel=1e-5)
+    assert target.after == 0  # masked, where it was known before
+    assert target.cut == ts_at(rows, short.test.start)
+    assert_named(target)
+
+
+@pytest.mark.parametrize("purge", range(-2, PURGE + 1))
+def test_the_largest_horizon_is_the_least_purge_that_is_clean(
+    purge: int, rows: pl.DataFrame, model: ModelConfig
+) -> None:
+    fold = fold_from(0, 200, purge)
+
+    def fit(some: pl.DataFrame) -> dict[str, pl.DataFrame]:
+        return walk_forward.fold_inputs(some, fold, HYPERPARAMETERS, model).tables()
+
+    breaches = prove_fitted(rows, fold, HORIZONS, fit(rows), fit).breaches
+    assert bool(breaches) == (purge < PURGE)
+    for breach in breaches:
+        assert_named(breach)
+
+
+def next_bar(inputs: Tensor) -> Tensor:
+    """Each bar is shown the next one."""
+    return torch.cat([inputs[:, 1:], inputs[:, -1:]], dim=1)
+
+
+def whole_batch(inputs: Tensor) -> Tensor:
+    """Each bar is shown all blocks, those that come later as well."""
+    return inputs - inputs.mean(dim=(0, 1))
+
+
+@pytest.mark.parametrize("ahead", [next_bar, whole_batch])
+def test_a_network_that_looks_ahead_is_caught(
+    ahead: object, rows: pl.DataFrame, model: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = QuantileLSTM.forward
+    monkeypatch.setattr(QuantileLSTM, "forward", lambda self, inputs: honest(self, ahead(inputs)))  # type: ignore[operator]
+    breaches = proof_of(rows, model).breaches
+    assert {breach.what for breach in breaches} == {"forecasts of lstm"}
+    cut = cut_within(FOLDS[1], model.stride)
+    assert {breach.cut for breach in breaches} == {ts_at(rows, cut)}
+    if ahead is next_bar:
+        last = {"symbol": "BTC/USDT", "ts": ts_at(rows, cut - 1), "horizon": 1}
+        assert [breach.row for breach in breaches if breach.column == "q0.5"] == [last]
+    for breach in breaches:
+        assert_named(breach)
+
+
+@pytest.mark.parametrize("n_bars", [2, 100])
+def test_a_baseline_that_is_fitted_on_test_rows_is_caught(
+    n_bars: int, rows: pl.DataFrame, model: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leaking(history: pl.DataFrame, fold: Fold, horizons: Sequence[int]) -> pl.DataFrame:
+        return naive(history, replace(fold, train=Span(fold.train.start, fold.test.start + n_bars)), horizons)
+
+    monkeypatch.setitem(BASELINES, "naive", leaking)
+    breaches = proof_of(rows, model).breaches
+    assert {breach.what for breach in breaches} == {"forecasts of naive"}
+    first = FOLDS[1].test.start
+    assert breaches[0].cut == ts_at(rows, first + 1)
+    assert breaches[0].row == {"symbol": "BTC/USDT", "ts": ts_at(rows, first), "horizon": 1}
+    for breach in breaches:
+        assert_named(breach)
+
+
+def test_a_proof_is_plain_data_even_where_a_value_is_no_number(rows: pl.DataFrame) -> None:
+    def last_value(some: pl.DataFrame) -> dict[str, pl.DataFrame]:
+        return {"level": some.select(SYMBOL, pl.col("one").last()).head(1)}
+
+    proof = FoldProof((prove_fitted(rows, FOLDS[0], HORIZONS, last_value(rows), last_value),))
+    (breach,) = json.loads(json.dumps(proof.as_dict(), allow_nan=False))["breaches"]
+    assert list(breach) == ["fold", "what", "column", "symbol", "cut", "change", "known", "after"]
+    assert breach["known"] == rows["one"][-1]
+
+    def last_but_nan(some: pl.DataFrame) -> dict[str, pl.DataFrame]:
+        return {"level": last_value(some)["level"].with_columns(pl.when(pl.col("one").is_nan()).then("one"))}
+
+    (breach,) = prove_fitted(rows, FOLDS[0], HORIZONS, last_but_nan(rows), last_but_nan).breaches
+    assert (breach.change, breach.known, breach.after) == ("made NaN", None, None)
+    assert "is no number, and becomes no number" in str(breach)
+
+
+def test_rows_that_appear_or_vanish_and_the_sign_of_zero_count_as_moved(rows: pl.DataFrame) -> None:
+    last = rows[BAR].max()
+
+    def only_whole(some: pl.DataFrame) -> dict[str, pl.DataFrame]:
+        whole = some[BAR].max() == last
+        keys = some.filter(pl.col(BAR) == FIRST_BAR).select(SYMBOL, TS)
+        return {
+            "vanishing": keys.with_columns(value=1.0).head(2 if whole else 1),
+            "appearing": keys.with_columns(value=1.0).head(1 if whole else 2),
+            "zero": keys.head(1).with_columns(value=pl.lit(0.0 if whole else -0.0)),
+            "nan": keys.with_columns(value=pl.lit(float("nan"))),
+        }
+
+    breaches = prove_fitted(rows, FOLDS[0], HORIZONS, only_whole(rows), only_whole).breaches
+    assert [(breach.what, breach.known, breach.after) for breach in breaches] == [
+        ("vanishing", 1.0, None),
+        ("appearing", None, 1.0),
+        ("zero", 0.0, -0.0),
+    ]
+
+
+def test_forecasts_from_the_cut_on_may_follow_from_what_was_changed(rows: pl.DataFrame) -> None:
+    cut = FOLDS[0].test.start + 10
+
+    def copied(some: pl.DataFrame) -> dict[str, pl.DataFrame]:
+        return {"copy": some.select(SYMBOL, TS, q=pl.col("one"))}
+
+    def of_next(some: pl.DataFrame) -> dict[str, pl.DataFrame]:
+        return {"next": some.select(SYMBOL, TS, q=pl.col("one").shift(-1).over(SYMBOL))}
+
+    clean = prove_forecasts(cut, rows, FOLDS[0], HORIZONS, copied(rows), copied)
+    assert (clean.breaches, clean.n_values) == ((), len(CHANGES) * 2 * (cut - FIRST_BAR))
+    (breach,) = prove_forecasts(cut, rows, FOLDS[0], HORIZONS, of_next(rows), of_next).breaches
+    assert breach.row == {"symbol": "BTC/USDT", "ts": ts_at(rows, cut - 1)}
+
+
+def test_a_change_touches_all_that_becomes_known_later_and_nothing_else(rows: pl.DataFrame) -> None:
+    delays = {f"target_{horizon}": horizon for horizon in HORIZONS}
+    for cut in random.Random(3).sample(range(FIRST_BAR + 60, FIRST_BAR + 420), 3):
+        for change, changed in changed_rows(rows, cut, HORIZONS):
+            assert changed.schema == rows.schema
+            of_row = {(row[SYMBOL], row[BAR]): row for row in changed.iter_rows(named=True)}
+            for row in rows.iter_rows(named=True):
+                after = of_row.get((row[SYMBOL], row[BAR]))
+                assert (after is None) == (change == "cut off" and row[BAR] >= cut)
+                for name in (*rows.columns[3:],) if after else ():
+                    assert after is not None
+                    if row[BAR] + delays.get(name, 0) < cut:
+                        assert after[name] == row[name]
+                    elif row[name] is not None and not (name == MISSING and change == "scrambled"):
+                        assert after[name] != row[name]
+
+
+def test_scrambled_values_come_back_in_reverse_within_their_market(rows: pl.DataFrame) -> None:
+    cut = FIRST_BAR + 400
+    _, scrambled = list(changed_rows(rows, cut, HORIZONS))[CHANGES.index("scrambled")]
+    for _, market in rows.with_columns(scrambled.select(pl.col("one", "target_6").name.suffix("_after"))).group_by(
+        SYMBOL
+    ):
+        one = market.filter(pl.col(BAR) >= cut)
+        np.testing.assert_array_equal(one["one_after"], one["one"].reverse() * 10)
+        target = market.filter(pl.col(BAR) + 6 >= cut)
+        assert target["target_6_after"].to_list() == (target["target_6"].reverse() * 10).to_list()
+
+
+@pytest.mark.parametrize("n_bars", [2, 5, 16, 17, 100, 1000])
+def test_forecasts_are_cut_within_the_test_and_where_it_can_be_inside_a_block(n_bars: int) -> None:
+    for start in range(1000, 1016):
+        cut = cut_within(Fold(0, Span(0, start), Span(start, start + n_bars)), 16)
+        assert start < cut < start + n_bars
+        if n_bars > 32:
+            assert cut % 16 == 8
+            assert abs(cut - start - n_bars // 2) <= 8

@@ -183,6 +183,21 @@ def test_the_newest_rows_of_many_markets_are_those_of_the_batch(n_bars: int, exa
         assert far.is_empty(), f"{entry.name}: {far}"
 
 
+@pytest.mark.parametrize("exactly", [False, True])
+def test_a_market_that_lags_is_compared_with_the_others_at_its_own_bars(exactly: bool, config: Config) -> None:
+    candles = many_markets(3, 820)
+    lags = (pl.col("symbol") == "01/USDT") & (pl.col("bar") > candles["bar"].max() - 200)  # type: ignore[operator]
+    candles = candles.filter(~lags)
+    own = everything(config, ("00/USDT", "01/USDT", "02/USDT"))
+    batch = build_features(candles, PUBLICATIONS, own)
+    newest = newest_features(candles, PUBLICATIONS, own, 1, exactly=exactly)
+    both = newest.join(batch, on=["symbol", "bar"], suffix="_batch", maintain_order="left")
+    assert len(both) == 3
+    assert both["bar"].n_unique() == 2
+    for name in ("lead_return_1", "breadth", "relative_strength"):
+        assert both[name].to_list() == pytest.approx(both[f"{name}_batch"].to_list(), abs=1e-6)
+
+
 @pytest.mark.parametrize("use", [("rsi",), ("return_1",), ("breadth", "body"), ("news_*",)])
 def test_any_choice_of_features_is_built_as_among_all(
     use: tuple[str, ...], candles: pl.DataFrame, rows: pl.DataFrame, config: Config

@@ -63,7 +63,8 @@ def newest_features(
     """Feature rows of the newest bars of every market, each feature from no more candles than it has to look back.
 
     Args:
-        candles: As for `build_features`; of each market the last `look_back(recipe) + n_bars` candles suffice.
+        candles: As for `build_features`; of each market the last `look_back(recipe) + n_bars` candles suffice, counted
+            from the last bar that all markets have.
         publications: Scored publications.
         recipe: Which features.
         n_bars: How many bars of each market, at most.
@@ -128,8 +129,13 @@ def _with_published(
 
 
 def _tail(candles: pl.DataFrame, n_candles: int) -> pl.DataFrame:
-    """The grid from the last so many candles that are there on, of each market."""
-    since_end = (~pl.col(MISSING)).cum_sum(reverse=True).over(SYMBOL)
+    """The grid from the last so many candles that are there on, of each market.
+
+    They are counted from the last bar that all markets have, so that one which lags finds the others at its own bars.
+    """
+    ends = candles.group_by(SYMBOL).agg(pl.col(BAR).max())[BAR]
+    counted = ~pl.col(MISSING) & (pl.col(BAR) <= ends.min())
+    since_end = counted.cum_sum(reverse=True).over(SYMBOL)
     return candles.filter(since_end <= n_candles)
 
 

@@ -40,7 +40,8 @@ def issue_forecast(
     """
     _require_sources(card, publications)
     grid, needed = Grid(card.timeframe, card.calendar), bars_needed(model, card)
-    regular = pl.concat(_newest_grid(candles, symbol, card, needed) for symbol in sorted(card.symbols))
+    ends: list[datetime] = [_of_market(candles, symbol, card)[TS][-1] for symbol in card.symbols]
+    regular = pl.concat(_newest_grid(candles, symbol, card, needed, min(ends)) for symbol in sorted(card.symbols))
     rows = newest_features(regular, scored(publications), card.recipe, model.stride + model.burn_in)
     forecasts = model.predict(rows).join(rows.select(SYMBOL, TS, CLOSE), on=[SYMBOL, TS], maintain_order="left")
     tables = []
@@ -74,15 +75,22 @@ def _require_sources(card: ModelCard, publications: pl.DataFrame) -> None:
         )
 
 
-def _newest_grid(candles: pl.DataFrame, symbol: str, card: ModelCard, needed: int) -> pl.DataFrame:
-    """The regular grid of the newest candles of one market."""
+def _of_market(candles: pl.DataFrame, symbol: str, card: ModelCard) -> pl.DataFrame:
     own = candles.filter(pl.col(SYMBOL) == symbol).drop(SYMBOL)
     if own.is_empty():
         raise DataError(f"no candle of {symbol} to forecast from; the model forecasts {', '.join(card.symbols)}")
+    return own.sort(TS, maintain_order=True)
+
+
+def _newest_grid(
+    candles: pl.DataFrame, symbol: str, card: ModelCard, needed: int, common_end: datetime
+) -> pl.DataFrame:
+    """The regular grid of one market: so many candles up to the last that all markets have, and all later ones."""
+    own = _of_market(candles, symbol, card)
     market, grid = Market(card.exchange, symbol, card.timeframe), Grid(card.timeframe, card.calendar)
-    newest = own.sort(TS, maintain_order=True).tail(needed)
+    newest = pl.concat([own.filter(pl.col(TS) <= common_end).tail(needed), own.filter(pl.col(TS) > common_end)])
     last = grid.bar_of(newest[TS][-1])
-    first = max(last - needed + 1, grid.bar_of(datetime.fromisoformat(card.train_starts[symbol])))
+    first = max(grid.bar_of(common_end) - needed + 1, grid.bar_of(datetime.fromisoformat(card.train_starts[symbol])))
     reach = grid.opens_at(first)
     if newest[TS][0] > reach:
         raise DataError(

@@ -42,7 +42,7 @@ format: setup ## Format and mend what the linter can mend
 	@$(BIN)/ruff check --fix .
 
 docs: setup ## Make docs/features.md from the catalogue
-	@$(BIN)/python -m gatecast.features.listing docs/features.md
+	@$(BIN)/python -m gatecast.feature_listing docs/features.md
 
 ui: setup ## Serve the MLflow UI and the Prefect UI on this machine
 	@$(BIN)/gatecast ui

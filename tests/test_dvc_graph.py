@@ -18,6 +18,7 @@ GRAPH: dict[str, Any] = YAML(typ="safe").load(REPOSITORY / "dvc.yaml")["stages"]
 NOT_RESULTS = {
     "gatecast",
     "gatecast.config",
+    "gatecast.config_ingest",
     "gatecast.config_parsing",
     "gatecast.config_types",
     "gatecast.database",

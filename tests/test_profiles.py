@@ -6,7 +6,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from gatecast.config import Config, IngestConfig
+from gatecast.config import Config
+from gatecast.config_ingest import IngestConfig
 from gatecast.market.candles import TS, Market
 from gatecast.market.exchange import URL_VARIABLE
 from gatecast.market.grid import Grid

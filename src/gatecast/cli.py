@@ -87,7 +87,7 @@ def _step_command(name: str, description: str) -> click.Command:
 
 def _list_features(project: Path | None, profile: str | None, settings: tuple[str, ...], *, as_json: bool) -> None:
     with held_workspace(project, profile, settings, alone=False) as (_, config):
-        from gatecast.features.listing import in_words, listing, recipe_of
+        from gatecast.feature_listing import in_words, listing, recipe_of
 
         entries = listing(recipe_of(config))
     if as_json:

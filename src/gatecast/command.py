@@ -68,8 +68,8 @@ def held_workspace(
 
 
 def _require_features(config: Config) -> None:
+    from gatecast.feature_listing import recipe_of
     from gatecast.features.catalogue import catalogue
-    from gatecast.features.listing import recipe_of
 
     catalogue(recipe_of(config))
 

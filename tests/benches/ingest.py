@@ -25,7 +25,7 @@ import numpy as np
 import polars as pl
 from ruamel.yaml import YAML
 
-from gatecast.config import IngestConfig
+from gatecast.config_ingest import IngestConfig
 from gatecast.config_parsing import parse_config
 from gatecast.market.candles import TS, VOLUME, Market
 from gatecast.market.exchange import URL_VARIABLE

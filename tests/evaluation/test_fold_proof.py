@@ -206,8 +206,8 @@ def test_a_proof_is_plain_data_even_where_a_value_is_no_number(rows: pl.DataFram
         return {"level": last_value(some)["level"].with_columns(pl.when(pl.col("one").is_nan()).then("one"))}
 
     (breach,) = prove_fitted(rows, FOLDS[0], HORIZONS, last_but_nan(rows), last_but_nan).breaches
-    assert (breach.change, breach.known, breach.after) == ("made NaN", None, None)
-    assert "is no number, and becomes no number" in str(breach)
+    assert (breach.change, breach.known, breach.after) == ("made NaN", None, "nan")
+    assert "is no number, and becomes nan" in str(breach)
 
 
 def test_rows_that_appear_or_vanish_and_the_sign_of_zero_count_as_moved(rows: pl.DataFrame) -> None:

@@ -481,15 +481,11 @@ def autocorrelation(history: History) -> Values:
 
 @definition("volume_z")
 def volume_z(history: History, half_life: int) -> Values:
-    """Distance from the mean / root of the mean squared distance, each distance from the mean of its own candle."""
+    """Distance from the weighted mean / weighted standard deviation, of the log of one and the volume."""
     logs: Values = [math.log(1 + candle.volume) for candle in history.candles]
     distances = each(lambda value, centre: value - centre, logs, weighted_mean(logs, half_life, half_life))
-    squares = each(lambda distance: distance**2, distances)
-    return each(
-        lambda distance, square: distance / math.sqrt(square) if math.sqrt(square) > 1e-6 else 0.0,
-        distances,
-        weighted_mean(squares, half_life, half_life),
-    )
+    spreads = each(math.sqrt, weighted_variance(logs, half_life, half_life))
+    return each(lambda distance, spread: distance / spread if spread > 1e-5 else 0.0, distances, spreads)
 
 
 @definition("vwap_distance")

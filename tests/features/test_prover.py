@@ -31,7 +31,7 @@ SYMBOLS = ("BTC/USDT", "ETH/USDT")
 HOUR = timedelta(hours=1)
 START = datetime(2024, 1, 1, tzinfo=UTC)
 HORIZONS = (1, 6)
-LOOK_BACK = 20
+REACH = 20
 HELD = clean_candles(random_candles(300).filter(~pl.int_range(pl.len()).is_in([100, 101, 222])))
 OTHER = clean_candles(random_candles(260, seed=1, start=START + 40 * HOUR)).with_columns(
     pl.lit(SYMBOLS[1]).alias(SYMBOL)
@@ -80,7 +80,7 @@ def catalogue_of(recipe: Recipe) -> Build:
 def proof_of(
     build: Build, n_cuts: int = 12, rows_at_once: int = 1_000_000, publications: pl.DataFrame = DAILY
 ) -> Proof:
-    return prove(CANDLES.lazy(), publications, build, HORIZONS, HOUR, n_cuts, LOOK_BACK, rows_at_once)
+    return prove(CANDLES.lazy(), publications, build, HORIZONS, HOUR, n_cuts, REACH, rows_at_once)
 
 
 def own_day(candles: pl.DataFrame, publications: pl.DataFrame) -> pl.Series:
@@ -153,7 +153,7 @@ def test_a_planted_leak_is_caught_with_its_row_and_both_values_in_histories_shor
         assert rows["planted"].to_list() == [breach.known]
 
 
-def test_a_long_history_is_proven_in_stretches_that_hold_the_look_back_and_no_more_rows_than_they_may() -> None:
+def test_a_long_history_is_proven_in_stretches_that_have_the_reach_and_no_more_rows_than_they_may() -> None:
     seen: list[tuple[int, int]] = []
 
     def build(candles: pl.DataFrame, publications: pl.DataFrame) -> pl.DataFrame:
@@ -165,7 +165,7 @@ def test_a_long_history_is_proven_in_stretches_that_hold_the_look_back_and_no_mo
     assert max(rows for rows, _ in seen) <= 200 + len(SYMBOLS)
     seen.clear()
     proof_of(build, n_cuts=4, rows_at_once=10)
-    assert max(bars for _, bars in seen) == 4 * LOOK_BACK + 1
+    assert max(bars for _, bars in seen) == 2 * REACH + 1
     seen.clear()
     proof_of(build, n_cuts=4, rows_at_once=len(CANDLES))
     assert seen[0] == (len(CANDLES), len(HELD))
@@ -218,7 +218,7 @@ def test_the_catalogue_of_two_markets_and_every_source_and_the_targets_are_free_
     build = catalogue_of(recipe)
     whole = build(CANDLES, PUBLICATIONS)
     assert all(whole[name].count() > 100 for name in feature_names(recipe))
-    bars = LOOK_BACK if rows_at_once == 300 else look_back(recipe)
+    bars = REACH if rows_at_once == 300 else look_back(recipe)
     proof = prove(CANDLES.lazy(), PUBLICATIONS, build, HORIZONS, HOUR, 6, bars, rows_at_once)
     assert proof.breaches == ()
     assert set(proof.columns) == {*feature_names(recipe), *map(target_name, HORIZONS), "volatility", CLOSE}
@@ -236,16 +236,17 @@ def test_a_source_that_enters_a_moment_early_is_caught_however_rarely_it_speaks(
     def build(candles: pl.DataFrame, publications: pl.DataFrame) -> pl.DataFrame:
         return catalogue_of(recipe)(candles, publications.with_columns(pl.col(PUBLISHED_AT) - early))
 
-    proof = prove(HELD.lazy(), PUBLICATIONS, build, HORIZONS, HOUR, 2, LOOK_BACK)
+    proof = prove(HELD.lazy(), PUBLICATIONS, build, HORIZONS, HOUR, 2, REACH)
     assert column in {breach.column for breach in proof.breaches}
 
 
 def test_what_was_proven_is_counted_and_goes_into_json() -> None:
     proof = proof_of(formula(pl.col(CLOSE).shift(1)), n_cuts=3, publications=NO_PUBLICATIONS)
     first = int(CANDLES[BAR].min())  # type: ignore[arg-type]  # a number
-    cuts = {first + n for n in (99, 199, 299)} | {first + n for n in (102, 223)}  # evenly spaced, and after holes
+    cuts = {first + n for n in (99 - 14, 199 - 7, 299)} | {first + n for n in (102, 223)}  # spaced, and after holes
     delays = {"planted": 0, CLOSE: 0, target_name(1): 1, target_name(6): 6}
-    known = sum((CANDLES[BAR] + delay < cut).sum() for cut in cuts for delay in delays.values())
+    whole = formula(pl.col(CLOSE).shift(1))(CANDLES, NO_PUBLICATIONS)
+    known = sum(whole.filter(pl.col(BAR) + delay < cut)[name].count() for cut in cuts for name, delay in delays.items())
     assert (proof.n_cuts, proof.n_values) == (len(cuts), known * len(prover.CHANGES))
     assert proof.breaches == ()
     content = json.loads(json.dumps(proof.as_dict(), allow_nan=False))
@@ -264,12 +265,34 @@ def test_a_leak_of_what_is_no_number_goes_into_json_as_a_word(value: str) -> Non
 @pytest.mark.parametrize("n_bars", [1, 2, 5])
 def test_a_history_of_fewer_bars_than_cuts_is_proven_at_each_of_them(n_bars: int) -> None:
     candles, leak = HELD[:n_bars].lazy(), LEAKS["shift(-1)"]
-    proof = prove(candles, DAILY, leak, HORIZONS, HOUR, 50, LOOK_BACK)
+    proof = prove(candles, DAILY, leak, HORIZONS, HOUR, 50, REACH)
     assert proof.n_cuts == n_bars - 1
     assert bool(proof.breaches) == (n_bars > 1)
 
 
 def test_the_first_bars_of_a_history_are_no_leak_of_their_own(config: Config) -> None:
     recipe = small_recipe(config, SYMBOLS[:1], (FEAR_GREED, HEADLINES, FUNDING))
-    proof = prove(HELD[:12].lazy(), PUBLICATIONS, catalogue_of(recipe), HORIZONS, HOUR, 50, LOOK_BACK)
+    proof = prove(HELD[:12].lazy(), PUBLICATIONS, catalogue_of(recipe), HORIZONS, HOUR, 50, REACH)
     assert (proof.n_cuts, proof.breaches) == (11, ())
+
+
+def test_a_leak_within_a_day_is_caught_where_even_cuts_would_all_fall_at_midnight() -> None:
+    hourly = clean_candles(random_candles(12 * 5 * 24 + 1))
+    proof = prove(
+        hourly.lazy(), NO_PUBLICATIONS, LEAKS["a resample labelled on the wrong side"], HORIZONS, HOUR, 12, 50
+    )
+    assert [breach.column for breach in proof.breaches] == ["planted"]
+
+
+def test_a_zero_that_changes_its_sign_has_moved() -> None:
+    ahead = pl.col(CLOSE).shift(-1) > pl.col(CLOSE)
+    proof = proof_of(formula(pl.when(ahead).then(0.0).otherwise(-0.0)))
+    assert [breach.column for breach in proof.breaches] == ["planted"]
+
+
+def test_a_market_that_ends_before_another_begins_is_proven_in_stretches() -> None:
+    early = CANDLES.filter((pl.col("symbol") == SYMBOLS[0]) & (pl.col(BAR) < int(CANDLES[BAR].min()) + 60))  # type: ignore[arg-type]
+    late = CANDLES.filter((pl.col("symbol") == SYMBOLS[1]) & (pl.col(BAR) > int(CANDLES[BAR].min()) + 200))  # type: ignore[arg-type]
+    both = pl.concat([early, late])
+    proof = prove(both.lazy(), NO_PUBLICATIONS, LEAKS["shift(-1)"], HORIZONS, HOUR, 6, 10, rows_at_once=40)
+    assert [breach.column for breach in proof.breaches] == ["planted"]

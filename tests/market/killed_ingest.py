@@ -6,7 +6,7 @@ polars' threads do not survive a fork: had the server used polars before, every 
 import os
 from pathlib import Path
 
-from gatecast.config import IngestConfig
+from gatecast.config_ingest import IngestConfig
 from gatecast.market import intake
 from gatecast.market.candles import Market
 from gatecast.market.exchange import URL_VARIABLE

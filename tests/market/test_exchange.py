@@ -12,7 +12,8 @@ import ccxt.async_support as ccxt
 import polars as pl
 import pytest
 
-from gatecast.config import Config, IngestConfig
+from gatecast.config import Config
+from gatecast.config_ingest import IngestConfig
 from gatecast.errors import ConfigurationError, DataError, GatecastError, NetworkFault
 from gatecast.market.candles import TS, Market, from_ms, to_ms
 from gatecast.market.exchange import CREDENTIALS, URL_VARIABLE, Venue

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gatecast.config import Config, IngestConfig
+from gatecast.config import Config
+from gatecast.config_ingest import IngestConfig
 from gatecast.errors import DataError, NetworkFault
 from gatecast.market.publications.feeds import collect_feeds, feed_file, known, merge_entries, read_entries
 from gatecast.market.publications.syndication import ENTRY_SCHEMA, entries_in

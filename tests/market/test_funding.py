@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gatecast.config import Config, IngestConfig
+from gatecast.config import Config
+from gatecast.config_ingest import IngestConfig
 from gatecast.errors import ConfigurationError, DataError, GatecastError, NetworkFault
 from gatecast.market.candles import SYMBOL, to_ms
 from gatecast.market.exchange import URL_VARIABLE

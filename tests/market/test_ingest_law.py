@@ -17,7 +17,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
-from gatecast.config import Config, IngestConfig
+from gatecast.config import Config
+from gatecast.config_ingest import IngestConfig
 from gatecast.errors import GatecastError
 from gatecast.market import exchange as exchange_module
 from gatecast.market import intake

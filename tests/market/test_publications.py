@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gatecast.config import Config, IngestConfig
+from gatecast.config import Config
+from gatecast.config_ingest import IngestConfig
 from gatecast.config_parsing import parse_config
 from gatecast.errors import ConfigurationError, DataError
 from gatecast.market.candles import SYMBOL, TS, from_ms

@@ -4,7 +4,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from gatecast.config import Config, IngestConfig
+from gatecast.config import Config
+from gatecast.config_ingest import IngestConfig
 from gatecast.errors import ConfigurationError, DataError
 from gatecast.market.candles import TS, Market
 from gatecast.market.sample import read_sample

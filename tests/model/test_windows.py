@@ -110,3 +110,16 @@ def test_the_scaler_is_a_function_of_the_rows_it_is_given(rows: pl.DataFrame, na
     changed = pl.concat([rows[:400], rows[400:].with_columns(pl.col(name) * 100 for name in names)])
     assert fit_scaler(rows[:400], names) == fit_scaler(changed[:400], names)
     assert fit_scaler(rows, names) != fit_scaler(changed, names)
+
+
+def test_a_feature_without_a_value_in_training_is_absent_ever_after(config: Config) -> None:
+    names = ["rsi", "fear_greed"]
+    candles = clean_candles(random_candles(200))
+    rows = feature_table(candles, small_recipe(config), (1,)).with_columns(
+        fear_greed=pl.when(pl.int_range(pl.len()) >= 150).then(0.4)
+    )
+    scaler = fit_scaler(rows[:150], names)
+    (panel,) = build_panels(rows, names, (1,), scaler, 8, 8)
+    speaking, of_index = panel.inputs[panel.rows >= 150][:, 1], panel.inputs[panel.rows >= 150][:, -1]
+    assert (speaking == 0).all()
+    assert (of_index == 1).all()

@@ -4,7 +4,6 @@ It is the proof of the features once more, for whatever is fitted inside a fold:
 trained on, baselines; and for the forecasts, which must not follow from later bars either.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,6 +12,7 @@ import polars as pl
 
 from gatecast.evaluation.changed_rows import CHANGES, changed_rows
 from gatecast.evaluation.splits import Fold
+from gatecast.features.comparison import Moved, moved, shown
 from gatecast.market.candles import BAR, SYMBOL, TS, iso
 from gatecast.model.predictions import HORIZON
 
@@ -33,7 +33,7 @@ class Breach:
         row: The keys of the first row that moved: symbol and ts, horizon, or feature.
         cut: Open time of the first bar that was changed.
         change: One of `CHANGES`.
-        known: The value; None where there is none, or no finite one.
+        known: The value, in words where it is not finite; None where there is none.
         after: The value after the change.
     """
 
@@ -43,12 +43,12 @@ class Breach:
     row: Mapping[str, str | int]
     cut: str
     change: str
-    known: float | None
-    after: float | None
+    known: float | str | None
+    after: float | str | None
 
     def __str__(self) -> str:
         where = ", ".join(f"{key} {value}" for key, value in self.row.items())
-        known, after = ("no number" if value is None else f"{value!r}" for value in (self.known, self.after))
+        known, after = ("no number" if value is None else f"{value}" for value in (self.known, self.after))
         return (
             f"fold {self.fold + 1}: {self.column} of the {self.what} ({where}) is {known}, and becomes {after} when"
             f" what becomes known from {self.cut} on is {self.change}: it sees the future"
@@ -158,42 +158,16 @@ def _prove(
         for what, table in known.items():
             values = [column for column in table.columns if column not in _KEYS]
             n_values += len(table) * len(values)
-            pairs = _paired(table, again[what])
-            for column in values:
-                if (what, column) not in breaches and (moved := _first_moved(pairs, column)):
-                    row, before, after = moved
-                    breaches[what, column] = Breach(fold.number, what, column, row, cut_ts, change, before, after)
+            for found in moved(table, again[what], [column for column in table.columns if column in _KEYS]):
+                breach = Breach(
+                    fold.number, what, found.column, _row(found), cut_ts, change, shown(found.known), shown(found.after)
+                )
+                breaches.setdefault((what, found.column), breach)
     compared = tuple(what for what, table in known.items() if len(table))
     return CutProof(fold.number, compared, n_values, tuple(breaches.values()))
 
 
-def _paired(known: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
-    """Both tables side by side, the columns of the second named `<column>_after`; null in rows that one lacks."""
-    keys = [column for column in known.columns if column in _KEYS]
-    renamed = after.rename({column: f"{column}_after" for column in known.columns if column not in keys})
-    if known.select(keys).equals(after.select(keys)):
-        return known.hstack(renamed.drop(keys))
-    return known.join(renamed, on=keys, how="full", coalesce=True, nulls_equal=True).sort(keys)
-
-
-def _first_moved(pairs: pl.DataFrame, column: str) -> tuple[dict[str, str | int], float | None, float | None] | None:
-    known, after = (_bits(pairs, name) for name in (column, f"{column}_after"))
-    moved = pairs.filter(known.ne_missing(after)).head(1)
-    if moved.is_empty():
-        return None
-    row = moved.row(0, named=True)
-    keys = {key: row[key] for key in _KEYS if row.get(key) is not None}
-    named = {key: iso(value) if key == TS else value for key, value in keys.items()}
-    if TS in keys:
-        named.pop("position", None)
-    return named, _number(row[column]), _number(row[f"{column}_after"])
-
-
-def _bits(table: pl.DataFrame, column: str) -> pl.Expr:
-    """Bits, not numbers: NaN is NaN, and 0 is not -0."""
-    integers = pl.Int32 if table.schema[column] == pl.Float32 else pl.Int64
-    return pl.col(column).reinterpret(dtype=integers) if table.schema[column].is_float() else pl.col(column)
-
-
-def _number(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else float(value)
+def _row(found: Moved) -> dict[str, str | int]:
+    """The keys that tell a person which row it is."""
+    there = {key: iso(value) if key == TS else value for key, value in found.row.items() if value is not None}
+    return {key: value for key, value in there.items() if key != "position" or TS not in there}

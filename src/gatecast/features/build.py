@@ -5,7 +5,7 @@ published before they closed, so it is known at `ts + timeframe`. Only operation
 run to the last bit are used.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import polars as pl
 
@@ -88,24 +88,16 @@ def _market_rows(candles: pl.DataFrame, universe: Universe, publications: pl.Dat
     entries = catalogue(recipe)
     grid = _with_published(universe.joined_to(_with_base(candles, recipe)), publications, entries, recipe)
     there = ~grid[MISSING]
-    present = grid.filter(there)
-    tables = [
-        _selected(frame, chosen).filter(there if frame is grid else True)
-        for frame, kind in ((present, "candles"), (grid, "grid"))
-        if (chosen := [entry for entry in entries if entry.rows == kind])
-    ]
-    features = pl.concat(tables, how="horizontal").select(entry.name for entry in entries)
-    if len(present) == len(grid):
-        return grid.select(KEYS).hstack(features)
-    return grid.select(KEYS).join(
-        features.with_columns(present[BAR]), on=BAR, how="left", maintain_order="left", validate="1:1"
-    )
-
-
-def _selected(frame: pl.DataFrame, entries: Iterable[Feature]) -> pl.DataFrame:
-    # lazily, so that what several formulas share is computed once; in memory, since the streaming engine keeps no order
-    expressions = [entry.expression.alias(entry.name) for entry in entries]
-    return frame.lazy().select(expressions).collect(engine="in-memory")
+    row = pl.select(pl.when(there).then(there.cum_sum() - 1)).to_series()  # of the grid, among the candles
+    of_candles = {entry.name: entry.expression.gather(row) for entry in entries if entry.rows == "candles"}
+    of_grid = {entry.name: pl.when(there).then(entry.expression) for entry in entries if entry.rows == "grid"}
+    tables = [grid.select(KEYS)]
+    for frame, columns in ((grid.filter(there), of_candles), (grid, of_grid)):
+        if columns:
+            # lazily, so that what several formulas share is computed once; in memory, since the streaming engine keeps
+            # no order
+            tables.append(frame.lazy().select(**columns).collect(engine="in-memory"))
+    return pl.concat(tables, how="horizontal").select(*KEYS, *(entry.name for entry in entries))
 
 
 def _with_base(candles: pl.DataFrame, recipe: Recipe) -> pl.DataFrame:

@@ -19,7 +19,9 @@ _KINDS = (
     volume.volume,
     calendar.calendar,
     cross_market.cross_market,
-    published.published,
+    published.fear_greed,
+    published.headlines,
+    published.funding,
 )
 
 
@@ -64,3 +66,8 @@ def feature_names(recipe: Recipe) -> tuple[str, ...]:
 def look_back(recipe: Recipe) -> int:
     """Candles from which every feature in use and the volatility follow."""
     return max(recipe.scale_bars, *(feature.look_back for feature in catalogue(recipe)))
+
+
+def warm_up(recipe: Recipe) -> int:
+    """Candles of a history without holes after which every feature in use has a value."""
+    return max(feature.warm_up for feature in catalogue(recipe))

@@ -94,9 +94,16 @@ class Feature:
     n_markets: int = 1
 
 
-def ewm(values: pl.Expr, half_life: int) -> pl.Expr:
-    """Exponential average over the values that are there, carried over those that are not; `half_life` are needed."""
-    return values.ewm_mean(half_life=half_life, ignore_nulls=True, min_samples=half_life).forward_fill()
+def ewm(values: pl.Expr, half_life: int, *, gapless: bool = False) -> pl.Expr:
+    """Exponential average over the values that are there, carried over those that are not; `half_life` are needed.
+
+    Args:
+        values: Of one market.
+        half_life: Values after which a weight has halved.
+        gapless: Each row has a value, as those of a candle have on rows `candles`; there is then nothing to carry.
+    """
+    average = values.ewm_mean(half_life=half_life, ignore_nulls=True, min_samples=half_life)
+    return average if gapless else average.forward_fill()
 
 
 def decay(half_life: float) -> int:

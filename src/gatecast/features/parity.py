@@ -9,11 +9,13 @@ import polars as pl
 
 from gatecast.features.build import newest_features
 from gatecast.features.catalogue import catalogue, look_back
-from gatecast.features.feature import Recipe
-from gatecast.features.prover import sampled_bars, shown
+from gatecast.features.comparison import shown
+from gatecast.features.feature import VOLATILITY, Recipe
+from gatecast.features.prover import sampled_bars
 from gatecast.market.candles import BAR, MISSING, SYMBOL, TS, iso
 
 TOLERANCE: Final = 1e-6  # standard deviations of the feature in its market
+_ROUNDING: Final = 1e-12  # of a value: all that is left of two ways to the same number
 _AFTER_HOLE: Final = 5  # bars: where a window still reaches over the hole
 
 
@@ -67,18 +69,17 @@ def check_parity(
         publications: Scored publications.
         recipe: Which features.
         n_bars: How many evenly spaced bars, and how many after holes at most.
+
+    Returns:
+        What was compared: the volatility that scales, and every feature in use.
     """
-    names = [entry.name for entry in catalogue(recipe)]
-    # in memory: the streaming engine's sums differ in the last bits from run to run
-    finite = (pl.col(name).filter(pl.col(name).is_finite()).std() for name in names)  # the suite finds the others
-    spread = rows.select(SYMBOL, *names).group_by(SYMBOL, maintain_order=True).agg(finite)
-    spread_of = {row[SYMBOL]: row for row in spread.collect(engine="in-memory").iter_rows(named=True)}
+    names = [VOLATILITY, *(entry.name for entry in catalogue(recipe))]
+    spread_of = {symbol: _spread(rows, symbol, names) for symbol in recipe.symbols}
     spaced, hole_ends = sampled_bars(candles, n_bars)
-    reach = 2 * look_back(recipe)  # bars, of which enough are there where no more than half are missing
     n_compared = 0
     found: list[Difference] = []
     for bar in sorted({*spaced, *(end + _AFTER_HOLE for end in hole_ends)}):
-        stretch = candles.filter(pl.col(BAR).is_between(bar - reach, bar)).collect()
+        stretch = _reaching_back(candles, bar, look_back(recipe))
         alone = newest_features(stretch, publications, recipe, 1, exactly=True).filter(~pl.col(MISSING))
         batch = rows.filter((pl.col(BAR) == bar) & ~pl.col(MISSING)).collect()
         both = batch.select(SYMBOL, BAR, TS, *names).join(alone.select(SYMBOL, BAR, *names), on=[SYMBOL, BAR])
@@ -92,11 +93,32 @@ def check_parity(
     return Parity(n_compared, TOLERANCE, worst, tuple(first.values()))
 
 
+def _spread(rows: pl.LazyFrame, symbol: str, names: Sequence[str]) -> dict[str, float | None]:
+    """Standard deviation of each feature in one market, of its finite values: the suite finds the others."""
+    # a market at a time, so that memory follows it; in memory, since streaming sums differ in their last bits
+    own = rows.filter(pl.col(SYMBOL) == symbol).select(names).collect()
+    return own.select(pl.col(name).filter(pl.col(name).is_finite()).std() for name in names).row(0, named=True)
+
+
+def _reaching_back(candles: pl.LazyFrame, bar: int, n_candles: int) -> pl.DataFrame:
+    """The candles up to a bar, as many of each market as are asked for, or all that it has."""
+    first = candles.select(pl.col(BAR).min()).collect().item()
+    reach = 2 * n_candles
+    while True:
+        stretch = candles.filter(pl.col(BAR).is_between(bar - reach, bar)).collect()
+        there = stretch.group_by(SYMBOL).agg(enough=(~pl.col(MISSING)).sum() >= n_candles)
+        if bar - reach <= first or there["enough"].all():
+            return stretch
+        reach *= 2
+
+
 def _differences(row: dict[str, Any], names: Sequence[str], spread: dict[str, float | None]) -> list[Difference]:
     differences = []
     for name in names:
         batch, alone = row[name], row[f"{name}_right"]
         if shown(batch) == shown(alone):  # NaN is as much the same as any other value
+            continue
+        if batch is not None and alone is not None and abs(batch - alone) <= _ROUNDING * max(1.0, abs(batch)):
             continue
         deviations = None
         if batch is not None and alone is not None and math.isfinite(batch - alone) and spread[name]:

@@ -1,6 +1,5 @@
 """The leak prover: what comes after a cut is changed, and no value known before it may move by a bit."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -9,13 +8,15 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
+from gatecast.features.comparison import Moved, moved, shown
 from gatecast.features.targets import target_name
 from gatecast.market.candles import BAR, MISSING, SYMBOL, TS, VALUES, iso
 from gatecast.market.publications.table import PUBLISHED_AT, SOURCE, VALUE
 
 Build = Callable[[pl.DataFrame, pl.DataFrame], pl.DataFrame]
 Frame = tuple[pl.DataFrame, pl.DataFrame]  # candles and publications
-_ROWS_AT_ONCE: Final = 1_000_000  # of all markets: a larger history is proven in a stretch around each cut
+_ROWS_AT_ONCE: Final = 200_000  # of all markets: a larger history is proven in a stretch around each cut
+_UNEVEN: Final = 7  # bars: shares no factor with the bars of an hour, a day or a week
 _NOT_VALUES: Final = (SYMBOL, TS, BAR, MISSING)
 _ROW: Final = "_row"
 
@@ -69,7 +70,7 @@ def prove(
     horizons: Sequence[int],
     length: timedelta,
     n_cuts: int,
-    look_back: int,
+    reach: int,
     rows_at_once: int = _ROWS_AT_ONCE,
 ) -> Proof:
     """Change the future from chosen bars on, and compare what was known before.
@@ -77,8 +78,9 @@ def prove(
     They are evenly spaced bars, ends of holes, and bars during which something is published.
 
     The future, candles and publications alike, is changed in four ways: cut off, scrambled (in reverse order, tenfold),
-    scaled, and made NaN. A history of more rows than are held at once is proven in a stretch around each cut that
-    begins at least twice the look-back before it.
+    scaled, and made NaN. A history of more rows than are held at once is proven in a stretch around each cut: what is
+    built of it before and after the change begins at the same bar, so that bits can be compared, and parity ties it
+    to the rows that are written.
 
     Args:
         candles: Clean candles, sorted by symbol and ts.
@@ -87,45 +89,60 @@ def prove(
         horizons: Bars ahead of the targets: a target is known so many bars later than its row.
         length: Of a bar.
         n_cuts: How many evenly spaced bars to cut at, and how many ends of holes and bars with publications at most.
-        look_back: Candles that the features look back.
-        rows_at_once: Rows of all markets together that one stretch may have.
+        reach: Bars before and after a cut that a stretch has at least: more than every feature needs to warm up.
+        rows_at_once: Rows of all markets together that are held at once, unless the reach needs more.
+
+    Returns:
+        What was proven. Values that are null prove nothing and are not counted.
     """
     spaced, hole_ends = sampled_bars(candles, n_cuts)
     # whatever fills backwards gives itself away where a hole ends, and what enters early where it is published
-    cuts = sorted({*spaced, *hole_ends, *_entry_bars(candles, publications, n_cuts)})
+    cuts = sorted({*spaced, *hole_ends, *_entry_bars(candles, publications, length, n_cuts)})
     breaches: dict[str, Breach] = {}
     columns: tuple[str, ...] = ()
     n_values = 0
-    for stretch, at in _stretches(candles, cuts, look_back, rows_at_once):
+    for stretch, at in _stretches(candles, cuts, reach, rows_at_once):
         whole = build(stretch, publications)
         columns = tuple(name for name in whole.columns if name not in _NOT_VALUES)
         by_delay = {target_name(horizon): (horizon, [target_name(horizon)]) for horizon in horizons}
         by_delay[""] = (0, [name for name in columns if name not in by_delay])
         for cut in at:
+            at_cut = iso(whole.filter(pl.col(BAR) == cut)[TS][0])
             for change, changed in _changes(stretch, publications, cut, length):
                 rebuilt = build(*changed)
                 for delay, names in by_delay.values():
-                    known, after = (rows.filter(pl.col(BAR) + delay < cut) for rows in (whole, rebuilt))
-                    n_values += len(known) * len(names)
-                    for found in _moved(known, after, names, whole, cut, change):
-                        breaches.setdefault(found.column, found)
+                    known, after = (
+                        rows.filter(pl.col(BAR) + delay < cut).select(SYMBOL, TS, *names) for rows in (whole, rebuilt)
+                    )
+                    n_values += sum(known.select(pl.col(names).count()).row(0)) if names else 0
+                    for found in moved(known, after, (SYMBOL, TS)):
+                        breaches.setdefault(found.column, _breach(found, at_cut, change))
     return Proof(len(cuts), tuple(CHANGES), columns, n_values, tuple(breaches.values()))
 
 
 def sampled_bars(candles: pl.LazyFrame, n_bars: int) -> tuple[list[int], list[int]]:
-    """Evenly spaced bars, the last one included, and the first bars after holes, so many of each at most."""
+    """Bars at about even distances, the last one included, and the first bars after holes, so many of each at most.
+
+    The distances are a little uneven: what leaks within an hour or a day would go unseen at its very beginning.
+    """
     ends_hole = pl.col(MISSING).shift(1).over(SYMBOL) & ~pl.col(MISSING)
     bars = candles.select(BAR, ends_hole.alias(MISSING)).collect(engine="in-memory")
     first, last = bars.select(pl.col(BAR).min().alias("first"), pl.col(BAR).max().alias("last")).row(0)
     spaced = np.linspace(first, last, min(n_bars, last - first) + 1, dtype=int)[1:]
+    if (last - first) // n_bars > _UNEVEN * n_bars:
+        spaced -= _UNEVEN * np.arange(n_bars)[::-1]
     hole_ends = bars.filter(MISSING)[BAR].unique().sort()
     return spaced.tolist(), hole_ends.gather_every(max(len(hole_ends) // n_bars, 1))[:n_bars].to_list()
 
 
-def _entry_bars(candles: pl.LazyFrame, publications: pl.DataFrame, n_bars: int) -> list[int]:
-    """Bars during which something is published, from the second on, spread over time and sources."""
-    bars = candles.select(BAR, TS).unique().sort(TS).collect(engine="in-memory")
-    entered = publications.sort(PUBLISHED_AT).join_asof(bars[1:], left_on=PUBLISHED_AT, right_on=TS).drop_nulls(BAR)
+def _entry_bars(candles: pl.LazyFrame, publications: pl.DataFrame, length: timedelta, n_bars: int) -> list[int]:
+    """The first bars that close after something is published, from the second on, spread over time and sources."""
+    bars = candles.select(BAR, pl.col(TS) + length).unique().sort(TS).collect(engine="in-memory")  # when they close
+    entered = (
+        publications.sort(PUBLISHED_AT)
+        .join_asof(bars[1:], left_on=PUBLISHED_AT, right_on=TS, strategy="forward", allow_exact_matches=False)
+        .drop_nulls(BAR)
+    )
     by_source = [rows[BAR].unique().sort() for rows in entered.partition_by(SOURCE)]
     n_each = max(n_bars // max(len(by_source), 1), 1)
     steps = (max(len(each) // n_each, 1) for each in by_source)
@@ -134,16 +151,18 @@ def _entry_bars(candles: pl.LazyFrame, publications: pl.DataFrame, n_bars: int) 
 
 
 def _stretches(
-    candles: pl.LazyFrame, cuts: Sequence[int], look_back: int, rows_at_once: int
+    candles: pl.LazyFrame, cuts: Sequence[int], reach: int, rows_at_once: int
 ) -> Iterator[tuple[pl.DataFrame, Sequence[int]]]:
     """The candles to build from, and the cuts to make in them."""
     n_rows, n_markets = candles.select(pl.len(), pl.col(SYMBOL).n_unique()).collect().row(0)
     if n_rows <= rows_at_once:
         yield candles.collect(), cuts
         return
-    before = max(2 * look_back, rows_at_once // n_markets // 2)
+    before = max(reach, rows_at_once // n_markets // 2)
     for cut in cuts:
-        yield candles.filter(pl.col(BAR).is_between(cut - before, cut + before)).collect(), [cut]
+        stretch = candles.filter(pl.col(BAR).is_between(cut - before, cut + before)).collect()
+        if (stretch[BAR] < cut).any() and (stretch[BAR] == cut).any():  # else no market has anything there to lose
+            yield stretch, [cut]
 
 
 def _changes(
@@ -155,6 +174,11 @@ def _changes(
         later_candles = _changed(candles, pl.col(BAR) >= cut, change, VALUES, by=[SYMBOL])
         later_publications = _changed(publications, pl.col(PUBLISHED_AT) >= instant, change, (VALUE,), by=[SOURCE])
         yield name, (later_candles, later_publications)
+
+
+def _breach(found: Moved, cut: str, change: str) -> Breach:
+    known, after = shown(found.known), shown(found.after)
+    return Breach(found.column, found.row[SYMBOL], iso(found.row[TS]), cut, change, known, after)
 
 
 Change = Callable[[pl.Expr], pl.Expr] | None
@@ -175,21 +199,3 @@ def _changed(
     numbered = frame.with_row_index(_ROW)
     later = numbered.filter(future).with_columns(change(pl.col(columns)).over(by))
     return pl.concat([numbered.filter(~future), later]).sort(_ROW).drop(_ROW)
-
-
-def _moved(
-    known: pl.DataFrame, after: pl.DataFrame, names: Sequence[str], whole: pl.DataFrame, cut: int, change: str
-) -> Iterator[Breach]:
-    if known.select(names).equals(after.select(names), null_equal=True):
-        return
-    for name in names:
-        values = known.select(SYMBOL, TS, pl.col(name).alias("known")).hstack([after[name].alias("after")])
-        moved = values.filter(pl.col("known").ne_missing(pl.col("after")))
-        for row in moved.head(1).iter_rows(named=True):
-            at = whole.filter(pl.col(BAR) == cut)[TS][0]
-            yield Breach(name, row[SYMBOL], iso(row[TS]), iso(at), change, shown(row["known"]), shown(row["after"]))
-
-
-def shown(value: float | None) -> float | str | None:
-    """A value as JSON can have it, which knows neither NaN nor infinity."""
-    return value if value is None or math.isfinite(value) else str(value)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -66,17 +67,18 @@ class _Sums:
         self.lead = {name: np.zeros(0) for name in ("one", "span")}
 
     def add(self, values: pl.DataFrame) -> None:
-        bars = values[BAR].to_numpy()
+        bars, span = values[BAR].to_numpy(), values["span"].to_numpy()
         self._cover(int(bars.min()), int(bars.max()))
-        places = bars - self.first
-        span = values["span"].to_numpy()
         known = np.isfinite(span)
         addends = {"total": np.where(known, span, 0.0), "count": known, "risen": known & (span > 0)}
-        for name, added in addends.items():
-            self.columns[name] += np.bincount(places, weights=added, minlength=len(self.columns[name]))
+        ends = [*(np.flatnonzero(np.diff(bars) != 1) + 1), len(bars)]  # of runs of consecutive bars
+        for start, end in pairwise([0, *ends]):
+            there = slice(bars[start] - self.first, bars[end - 1] + 1 - self.first)
+            for name, added in addends.items():
+                self.columns[name][there] += added[start:end]
         is_lead = values["is_lead"].to_numpy()
         for name, array in self.lead.items():
-            array[places[is_lead]] = values[name].to_numpy()[is_lead]
+            array[bars[is_lead] - self.first] = values[name].to_numpy()[is_lead]
 
     def _cover(self, first: int, last: int) -> None:
         """Widen the sums to hold these bars."""

@@ -1,5 +1,6 @@
 """From a fitted model and candles to the forecast of the newest bar, in the flow and in the registry's pyfunc alike."""
 
+from collections.abc import Callable, Iterator
 from datetime import datetime
 
 import polars as pl
@@ -20,15 +21,23 @@ from gatecast.model.windows import history_bars
 
 
 def issue_forecast(
-    model: FittedModel, card: ModelCard, candles: pl.DataFrame, publications: pl.DataFrame
+    model: FittedModel,
+    card: ModelCard,
+    candles: pl.DataFrame,
+    publications: pl.DataFrame,
+    warn: Callable[[str], None] = lambda _: None,
 ) -> pl.DataFrame:
     """Quantiles of every horizon from the newest usable bar of each market.
+
+    Where a feature compares markets, that is the newest bar which all of them have: evaluation never saw a bar at which
+    a market that is there later had not come in yet.
 
     Args:
         model: The fitted model.
         card: Its markets and how its features are built.
         candles: Closed candles with a column symbol, any order; `bars_needed` of each market suffice.
         publications: What has been published, not yet scored; no row where the model needs none.
+        warn: Takes a line where a forecast is not what it could be: a market that holds up the others, a silent source.
 
     Returns:
         market, issued_at (UTC, when the newest bar closed), horizon (bars), target_at (UTC), level, log_return and
@@ -39,9 +48,8 @@ def issue_forecast(
             was trained on, or nothing published by a source that the model needs.
     """
     _require_sources(card, publications)
-    grid, needed = Grid(card.timeframe, card.calendar), bars_needed(model, card)
-    ends: list[datetime] = [_of_market(candles, symbol, card)[TS][-1] for symbol in card.symbols]
-    regular = pl.concat(_newest_grid(candles, symbol, card, needed, min(ends)) for symbol in sorted(card.symbols))
+    grid = Grid(card.timeframe, card.calendar)
+    regular = _newest_grids(candles, model, card, warn)
     rows = newest_features(regular, scored(publications), card.recipe, model.stride + model.burn_in)
     forecasts = model.predict(rows).join(rows.select(SYMBOL, TS, CLOSE), on=[SYMBOL, TS], maintain_order="left")
     tables = []
@@ -49,7 +57,10 @@ def issue_forecast(
         market, forecast = Market(card.exchange, symbol, card.timeframe), forecasts.filter(pl.col(SYMBOL) == symbol)
         if forecast.is_empty():
             raise DataError(f"no candle of {market} has a known volatility to forecast from")
-        tables.append(_as_rows(forecast.filter(pl.col(TS) == forecast[TS].max()), market, grid))
+        newest = forecast.filter(pl.col(TS) == forecast[TS].max())
+        tables.append(_as_rows(newest, market, grid))
+        for line in _silent_sources(rows.filter((pl.col(SYMBOL) == symbol) & (pl.col(TS) == newest[TS][0])), card):
+            warn(f"{market}: {line}")
         issued_at, train_end = tables[-1][ISSUED_AT][0], datetime.fromisoformat(card.train_ends[symbol])
         if issued_at < train_end:
             raise DataError(
@@ -75,22 +86,45 @@ def _require_sources(card: ModelCard, publications: pl.DataFrame) -> None:
         )
 
 
-def _of_market(candles: pl.DataFrame, symbol: str, card: ModelCard) -> pl.DataFrame:
+def _silent_sources(newest: pl.DataFrame, card: ModelCard) -> Iterator[str]:
+    """A line for each source of which no feature of the newest bar has a value."""
+    entries = [entry for entry in catalogue(card.recipe) if entry.published]
+    for source in dict.fromkeys(entry.published for entry in entries):
+        names = [entry.name for entry in entries if entry.published == source]
+        if all(newest[name][0] is None for name in names):
+            yield (
+                f"nothing that {source} has published still holds at {iso(newest[TS][0])}, so that the network is given"
+                " a mask in its place, as it was in training wherever the source was silent: is its file or feed fresh?"
+            )
+
+
+def _newest_grids(
+    candles: pl.DataFrame, model: FittedModel, card: ModelCard, warn: Callable[[str], None]
+) -> pl.DataFrame:
+    """The regular grids of all markets, up to the newest bar of all where a feature compares markets."""
+    needed = bars_needed(model, card)
+    grids = {symbol: _newest_grid(candles, symbol, card, needed) for symbol in sorted(card.symbols)}
+    ends: dict[str, datetime] = {symbol: regular[TS][-1] for symbol, regular in grids.items()}
+    common = min(ends.values())
+    if common < max(ends.values()) and any(entry.n_markets > 1 for entry in catalogue(card.recipe)):
+        late = min(ends, key=lambda symbol: ends[symbol])
+        warn(
+            f"{late} has no good candle after {iso(common)}: all markets are forecast from there, as they are compared"
+        )
+        known = candles.filter(pl.col(TS) <= common)
+        grids = {symbol: _newest_grid(known, symbol, card, needed) for symbol in grids}
+    return pl.concat(grids.values())
+
+
+def _newest_grid(candles: pl.DataFrame, symbol: str, card: ModelCard, needed: int) -> pl.DataFrame:
+    """The regular grid of the newest candles of one market."""
     own = candles.filter(pl.col(SYMBOL) == symbol).drop(SYMBOL)
     if own.is_empty():
         raise DataError(f"no candle of {symbol} to forecast from; the model forecasts {', '.join(card.symbols)}")
-    return own.sort(TS, maintain_order=True)
-
-
-def _newest_grid(
-    candles: pl.DataFrame, symbol: str, card: ModelCard, needed: int, common_end: datetime
-) -> pl.DataFrame:
-    """The regular grid of one market: so many candles up to the last that all markets have, and all later ones."""
-    own = _of_market(candles, symbol, card)
     market, grid = Market(card.exchange, symbol, card.timeframe), Grid(card.timeframe, card.calendar)
-    newest = pl.concat([own.filter(pl.col(TS) <= common_end).tail(needed), own.filter(pl.col(TS) > common_end)])
+    newest = own.sort(TS, maintain_order=True).tail(needed)
     last = grid.bar_of(newest[TS][-1])
-    first = max(grid.bar_of(common_end) - needed + 1, grid.bar_of(datetime.fromisoformat(card.train_starts[symbol])))
+    first = max(last - needed + 1, grid.bar_of(datetime.fromisoformat(card.train_starts[symbol])))
     reach = grid.opens_at(first)
     if newest[TS][0] > reach:
         raise DataError(

@@ -20,7 +20,7 @@ from typing import Any, Final, Self
 import ccxt.async_support as ccxt
 import polars as pl
 
-from gatecast.config import IngestConfig
+from gatecast.config_ingest import IngestConfig
 from gatecast.errors import ConfigurationError, DataError, NetworkFault
 from gatecast.market.addresses import is_address, replaced, without_secrets
 from gatecast.market.candles import CANDLE_SCHEMA, TS, TS_TYPE, Market, from_ms, iso

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from gatecast.config import IngestConfig
+from gatecast.config_ingest import IngestConfig
 from gatecast.errors import DataError, GatecastError, NetworkFault
 from gatecast.market.backfill import Backfill
 from gatecast.market.candles import Market, from_ms, iso, timeframe_ms

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from gatecast.config import IngestConfig
+from gatecast.config_ingest import IngestConfig
 from gatecast.errors import ConfigurationError, DataError
 from gatecast.market.candles import Market, paired
 from gatecast.market.grid import Grid

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from gatecast.config import IngestConfig
+from gatecast.config_ingest import IngestConfig
 from gatecast.errors import ConfigurationError, DataError
 from gatecast.market.candles import TS, Market, iso, paired, timeframe_ms, to_ms
 from gatecast.market.gaps import Hole

@@ -23,7 +23,7 @@ _CLIP = 6.0  # standard deviations: beyond them a feature says "extreme" and no 
 
 @dataclass(frozen=True)
 class Scaler:
-    """Mean and standard deviation of each feature, fitted on train rows only."""
+    """Mean and standard deviation of each feature, fitted on train rows only; both 0 where those had no value."""
 
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
@@ -55,13 +55,18 @@ def n_inputs(features: Sequence[str]) -> int:
 
 
 def fit_scaler(rows: pl.DataFrame, features: Sequence[str]) -> Scaler:
-    """Mean and standard deviation of each feature over the rows given, nulls left out; 0 and 1 where it has none."""
+    """Mean and standard deviation of each feature over the rows given, nulls left out; both 0 where it has no value.
+
+    A feature that has none in the train rows is then taken for absent ever after: what the network makes of it has not
+    been trained.
+    """
     # eager, whole-column sums: bit-stable from run to run
     table = rows.select(features).to_numpy()
     known = np.isfinite(table).any(axis=0)
-    mean, deviation = np.zeros(len(features)), np.ones(len(features))
+    mean, deviation = np.zeros(len(features)), np.zeros(len(features))
     mean[known], deviation[known] = np.nanmean(table[:, known], axis=0), np.nanstd(table[:, known], axis=0)
-    return Scaler(tuple(map(float, mean)), tuple(float(d) if d > 0 else 1.0 for d in deviation))
+    deviation[known & (deviation == 0)] = 1.0
+    return Scaler(tuple(map(float, mean)), tuple(map(float, deviation)))
 
 
 def build_panels(
@@ -95,7 +100,8 @@ def _panel(
     first, last = market[BAR][0], market[BAR][-1]
     before = first % stride + burn_in  # the first block begins at an anchor, its burn-in before that
     after = stride - 1 - last % stride
-    standardised = (market.select(features).to_numpy() - np.array(scaler.mean)) / np.array(scaler.deviation)
+    deviation = np.array([each or np.nan for each in scaler.deviation])  # NaN where the train rows had no value
+    standardised = (market.select(features).to_numpy() - np.array(scaler.mean)) / deviation
     absent = np.isnan(standardised)
     masks = [absent[:, group].any(axis=1) for group in _mask_groups(features)]
     inputs = np.column_stack([np.nan_to_num(standardised.clip(-_CLIP, _CLIP)), *masks])

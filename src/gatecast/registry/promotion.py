@@ -73,8 +73,8 @@ def proof_checks(
         _proof(
             "leak proof",
             leakage,
-            ("n_columns", "n_cuts"),
-            "{} columns stayed the same, to the last bit, when what came after was changed at {} cuts",
+            ("n_columns", "n_cuts", "n_values"),
+            "{} columns stayed the same, to the last bit, when what came after was changed at {} cuts: {} values",
             "the features do not see the future",
         ),
         _proof(

@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Final
 
 import polars as pl
 
 from gatecast.config import FeaturesConfig, ModelConfig, SplitConfig, ValidateConfig
 from gatecast.errors import GateRefused
 from gatecast.features.build import build_features, feature_rows
-from gatecast.features.catalogue import look_back
+from gatecast.features.catalogue import warm_up
 from gatecast.features.feature import Recipe
 from gatecast.features.parity import check_parity
 from gatecast.features.prover import prove
@@ -27,6 +28,8 @@ from gatecast.market.quality import check
 from gatecast.market.snapshot import read_snapshot
 from gatecast.steps.stage import run_stage, say
 from gatecast.workspace import Workspace, file_sha256, write_atomically, write_json
+
+_WARM_UPS: Final = 4  # on each side of a cut, in a history too long to be held at once
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def _prove(job: _Job, path: Path, n_cuts: int) -> None:
     candles, rows = pl.scan_parquet(job.workspace.clean), pl.scan_parquet(path)
     say(f"features: proving at {n_cuts} even bars, ends of holes and publications each that nothing sees the future")
     length = timedelta(milliseconds=timeframe_ms(job.recipe.timeframe))
-    proof = prove(candles, job.publications, build, job.horizons, length, n_cuts, look_back(job.recipe))
+    proof = prove(candles, job.publications, build, job.horizons, length, n_cuts, _WARM_UPS * warm_up(job.recipe))
     parity = check_parity(candles, rows, job.publications, job.recipe, n_cuts)
     write_json(job.workspace.reports / "leakage.json", {**proof.as_dict(), "parity": parity.as_dict()})
     if found := (*proof.breaches, *parity.breaches):

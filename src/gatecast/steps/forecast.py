@@ -59,7 +59,7 @@ def run(workspace: Workspace, config: Config, say: Callable[[str], None]) -> pl.
     of = {MODEL_NAME: pl.lit(name), MODEL_VERSION: pl.lit(str(registered.version))}
     n_new, forecast = append_forecast(
         database_url(workspace.state, "forecasts.db"),
-        issue_forecast(model, card, candles, publications).with_columns(**of),
+        issue_forecast(model, card, candles, publications, lambda line: say(f"forecast: {line}")).with_columns(**of),
     )
     _write_reports(workspace, forecast, candles, config)
     if (workspace.reports / "metrics.json").is_file():

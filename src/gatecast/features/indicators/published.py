@@ -19,7 +19,7 @@ from gatecast.features.feature import (
 from gatecast.market.publications.table import FEAR_GREED, FUNDING, HEADLINES
 
 _PREFIXES: Final = {FEAR_GREED: "fear_greed", HEADLINES: "news_", FUNDING: "funding_rate"}
-_LEAST_COUNT = 1e-9  # headlines: below it the last one is so long ago that it says nothing
+_LEAST_COUNT = 1e-5  # headlines a bar: about a dozen half-lives after the last one, which then says nothing
 _BASIS_POINTS = 1e4
 _SHARE = 0.01  # a factor: polars divides a column of one row and a longer one by other means, a bit apart
 
@@ -29,11 +29,8 @@ def source_of(feature: str) -> str:
     return next((source for source, prefix in _PREFIXES.items() if feature.startswith(prefix)), "")
 
 
-def published(recipe: Recipe) -> Iterator[Feature]:
-    """Entries of all sources; the catalogue leaves out those that the run has not."""
-    half_life = recipe.spans.published_half_life
-    memory, silent = decay(half_life), pl.col(NEWS_COUNT).is_null()
-    count, score = (_decayed(pl.col(name), half_life) for name in (NEWS_COUNT, NEWS_SCORE))
+def fear_greed(_: Recipe) -> Iterator[Feature]:
+    """The daily index."""
     yield Feature(
         "fear_greed",
         pl.col(FEAR_GREED_NOW) * _SHARE - 0.5,
@@ -58,13 +55,20 @@ def published(recipe: Recipe) -> Iterator[Feature]:
         rows="grid",
         published=FEAR_GREED,
     )
+
+
+def headlines(recipe: Recipe) -> Iterator[Feature]:
+    """What headlines sound like, and how many there are."""
+    half_life = recipe.spans.published_half_life
+    silent = pl.col(NEWS_COUNT).is_null()
+    count, score = (_decayed(pl.col(name), half_life) for name in (NEWS_COUNT, NEWS_SCORE))
     yield Feature(
         "news_sentiment",
         pl.when(~silent & (count > _LEAST_COUNT)).then(score / count),
         unit="score",
         formula=f"mean VADER score of the headlines, weights halved every {half_life} bars",
         source="Hutto and Gilbert (2014), VADER, ICWSM 8",
-        look_back=memory,
+        look_back=_memory(half_life),
         warm_up=1,
         bounds=(-1.0, 1.0),
         rows="grid",
@@ -76,12 +80,17 @@ def published(recipe: Recipe) -> Iterator[Feature]:
         unit="log of headlines a bar",
         formula=f"log(1 + headlines a bar), weights halved every {half_life} bars",
         source="Tetlock (2007), J. Finance 62(3)",
-        look_back=memory,
+        look_back=_memory(half_life),
         warm_up=1,
         bounds=(0.0, math.inf),
         rows="grid",
         published=HEADLINES,
     )
+
+
+def funding(recipe: Recipe) -> Iterator[Feature]:
+    """What holders of perpetual contracts pay each other."""
+    half_life = recipe.spans.published_half_life
     yield Feature(
         "funding_rate",
         pl.col(FUNDING_NOW) * _BASIS_POINTS,
@@ -99,11 +108,15 @@ def published(recipe: Recipe) -> Iterator[Feature]:
         unit="basis points a period",
         formula=f"mean funding rate over the bars, weights halved every {half_life} bars",
         source="Alexander, Choi, Park and Sohn (2020), J. Futures Markets 40(1)",
-        look_back=memory,
+        look_back=_memory(half_life),
         warm_up=1,
         rows="grid",
         published=FUNDING,
     )
+
+
+def _memory(half_life: int) -> int:
+    return decay(1.25 * half_life)  # after a silence old publications count for more
 
 
 def _decayed(values: pl.Expr, half_life: int) -> pl.Expr:

@@ -59,8 +59,8 @@ def ratios(recipe: Recipe) -> Iterator[Feature]:
     for half_life in recipe.spans.volatility_half_lives:
         squares = {
             "volatility": (ewm(pl.col(LOG_RETURN) ** 2, half_life), "close-to-close", 1, _RISKMETRICS),
-            "parkinson": (ewm(parkinson, half_life), "Parkinson's", 0, _PARKINSON),
-            "garman_klass": (ewm(garman_klass, half_life), "Garman and Klass's", 0, _GARMAN_KLASS),
+            "parkinson": (ewm(parkinson, half_life, gapless=True), "Parkinson's", 0, _PARKINSON),
+            "garman_klass": (ewm(garman_klass, half_life, gapless=True), "Garman and Klass's", 0, _GARMAN_KLASS),
             "yang_zhang": (
                 _yang_zhang(opening, to_close, rogers_satchell, half_life),
                 "Yang and Zhang's",
@@ -91,10 +91,6 @@ def _yang_zhang(opening: pl.Expr, to_close: pl.Expr, rogers_satchell: pl.Expr, h
     alpha = -math.expm1(-math.log(2) / half_life)
     span = max(2 / alpha - 1, 2.0)
     k = 0.34 / (1.34 + (span + 1) / (span - 1))
-    return (
-        _variance(opening, half_life) + k * _variance(to_close, half_life) + (1 - k) * ewm(rogers_satchell, half_life)
-    )
-
-
-def _variance(values: pl.Expr, half_life: int) -> pl.Expr:
-    return ewm(values**2, half_life) - ewm(values, half_life) ** 2
+    of_opening = ewm(opening**2, half_life) - ewm(opening, half_life) ** 2
+    squares = ewm(k * to_close**2 + (1 - k) * rogers_satchell, half_life, gapless=True)
+    return of_opening + squares - k * ewm(to_close, half_life, gapless=True) ** 2

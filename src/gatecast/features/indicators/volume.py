@@ -8,7 +8,7 @@ import polars as pl
 from gatecast.features.feature import LOG_RETURN, VOLATILITY, Feature, Recipe, decay, ewm
 from gatecast.market.candles import CLOSE, HIGH, LOW, VOLUME
 
-_LEAST_SPREAD = 1e-6  # of log volume: below it the volume has not moved
+_LEAST_SPREAD = 1e-5  # of log volume: below it the volume has not moved
 _LEAST_VOLUME = 1e-250  # below it weights of long ago are all there is
 
 
@@ -16,23 +16,22 @@ def volume(recipe: Recipe) -> Iterator[Feature]:
     """Exponentially weighted throughout: rolling sums keep a rest of rounding once a large volume has left them."""
     log_volume = pl.col(VOLUME).log1p()
     for half_life in recipe.spans.volume_half_lives:
-        mean = ewm(log_volume, half_life)
-        spread = ewm((log_volume - mean) ** 2, half_life).sqrt()
+        mean = ewm(log_volume, half_life, gapless=True)
+        spread = (ewm(log_volume**2, half_life, gapless=True) - mean**2).clip(0).sqrt()
         yield Feature(
             f"volume_z_{half_life}",
             pl.when(spread > _LEAST_SPREAD).then((log_volume - mean) / spread).when(spread.is_not_null()).then(0.0),
             unit="deviations",
-            formula=f"log(1 + volume) less its mean / root mean square of that, half-life {half_life}; 0 if still",
+            formula=f"(log(1 + volume) - its mean) / its standard deviation, half-life {half_life}; 0 if it is still",
             source="Karpoff (1987), J. Financial and Quantitative Analysis 22(1)",
-            # the spread averages over a mean that itself looks back
-            look_back=2 * decay(half_life),
-            warm_up=2 * half_life - 1,
+            look_back=decay(1.25 * half_life),
+            warm_up=half_life,
         )
     half_life = recipe.spans.volume_half_lives[-1]
     memory = decay(1.25 * half_life)  # volumes differ by more orders of magnitude than squared returns
     typical = (pl.col(HIGH) + pl.col(LOW) + pl.col(CLOSE)) / 3
-    traded = ewm(pl.col(VOLUME), half_life)
-    paid = ewm(pl.col(VOLUME) * typical, half_life) / traded
+    traded = ewm(pl.col(VOLUME), half_life, gapless=True)
+    paid = ewm(pl.col(VOLUME) * typical, half_life, gapless=True) / traded
     yield Feature(
         "vwap_distance",
         pl.when(traded > _LEAST_VOLUME).then(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import polars as pl
 
-from gatecast.config import IngestConfig
+from gatecast.config_ingest import IngestConfig
 from gatecast.market.candles import iso
 from gatecast.market.fetch import Say
 from gatecast.market.patience import Sleep

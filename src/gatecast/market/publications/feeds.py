@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import polars as pl
 from filelock import FileLock
 
-from gatecast.config import IngestConfig
+from gatecast.config_ingest import IngestConfig
 from gatecast.errors import DataError, GatecastError, NetworkFault
 from gatecast.market.addresses import without_secrets
 from gatecast.market.fetch import Say

@@ -6,7 +6,7 @@ from typing import Final
 
 import polars as pl
 
-from gatecast.config import IngestConfig
+from gatecast.config_ingest import IngestConfig
 from gatecast.errors import ConfigurationError, DataError, GatecastError, NetworkFault
 from gatecast.market.candles import iso, to_ms
 from gatecast.market.exchange import Venue

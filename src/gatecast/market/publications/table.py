@@ -9,7 +9,7 @@ from typing import Final
 
 import polars as pl
 
-from gatecast.config import IngestConfig
+from gatecast.config_ingest import IngestConfig
 from gatecast.errors import DataError
 from gatecast.market.candles import SYMBOL, TS_TYPE
 

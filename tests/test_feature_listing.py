@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from gatecast.config import Config
+from gatecast.feature_listing import in_words, listing, page, recipe_of
 from gatecast.features.catalogue import declared, feature_names
 from gatecast.features.feature import Recipe
-from gatecast.features.listing import in_words, listing, page, recipe_of
 from gatecast.market.publications.table import SOURCES
 from tests.command_line import gatecast
 from tests.conftest import REPOSITORY

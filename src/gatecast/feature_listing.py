@@ -36,7 +36,8 @@ target.
    for what counts bars by the clock, such as `shift(24)`.
 4. Look back with `rolling_*` (exact), `ewm` (declare `decay(half_life)`) or `shift`, never with a whole column.
 5. Give it `bounds` where the definition has them, and scale it by volatility or range: levels of prices drift.
-6. `make docs`, and write its slow definition into `tests/features/definitions.py`.
+6. What needs a published source names it in `published`, begins with the prefix of that source, and is off without it.
+7. `make docs`, and write its slow definition into `tests/features/definitions.py`.
 
 Nothing else: leak prover, parity, warm-up, ranges, null shares, `--list` and this page find it by themselves.
 """

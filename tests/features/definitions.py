@@ -485,7 +485,7 @@ def volume_z(history: History, half_life: int) -> Values:
     logs: Values = [math.log(1 + candle.volume) for candle in history.candles]
     distances = each(lambda value, centre: value - centre, logs, weighted_mean(logs, half_life, half_life))
     spreads = each(math.sqrt, weighted_variance(logs, half_life, half_life))
-    return each(lambda distance, spread: distance / spread if spread > 1e-5 else 0.0, distances, spreads)
+    return each(lambda distance, spread: distance / max(spread, 1e-5), distances, spreads)
 
 
 @definition("vwap_distance")

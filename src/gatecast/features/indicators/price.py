@@ -125,10 +125,11 @@ def candle_shape(_: Recipe) -> Iterator[Feature]:
         "lower_shadow": (bottom - pl.col(LOW), "(smaller of open and close - low) / (high - low)", 0.0, (0.0, 1.0)),
     }
     width = pl.col(HIGH) - pl.col(LOW)
+    least = pl.max_horizontal(width, _LEAST_RANGE * pl.col(HIGH))
     for name, (part, formula, centre, bounds) in shapes.items():
         yield Feature(
             name,
-            pl.when(width > _LEAST_RANGE * pl.col(HIGH)).then(part / width - centre).otherwise(0.0),
+            (part - centre * width) / least,
             unit="share of the range",
             formula=f"{formula}; 0 without a range",
             source="Nison (1991), Japanese Candlestick Charting Techniques",
@@ -145,7 +146,6 @@ def memory(recipe: Recipe) -> Iterator[Feature]:
     log_return = pl.col(LOG_RETURN)
     variance = (log_return**2).rolling_mean(bars, min_samples=least)
     spread = log_return.rolling_std(bars, min_samples=least)
-    moving = variance > (floor / 100) ** 2  # else what the rolling sums leave of rounding would be all there is
     yield Feature(
         "drawdown",
         (pl.col(CLOSE) / pl.col(CLOSE).rolling_max(bars)).log() / _scale(bars),
@@ -158,9 +158,7 @@ def memory(recipe: Recipe) -> Iterator[Feature]:
     )
     yield Feature(
         "skew",
-        pl.when(spread > floor / 100)
-        .then(log_return.rolling_skew(bars, min_samples=least).fill_nan(0.0))
-        .otherwise(0.0 * variance),
+        pl.when(spread <= floor / 100).then(0.0).otherwise(log_return.rolling_skew(bars, min_samples=least)),
         unit="skewness",
         formula=f"third standardised moment of {bars} log returns; 0 where all are equal",
         source="Harvey and Siddique (2000), J. Finance 55(3)",
@@ -169,9 +167,10 @@ def memory(recipe: Recipe) -> Iterator[Feature]:
     )
     yield Feature(
         "autocorrelation",
-        pl.when(moving)
-        .then((log_return * log_return.shift(1)).rolling_mean(bars, min_samples=least) / variance)
-        .otherwise(0.0 * variance),
+        # where nothing moves, what the rolling sums leave of rounding would be all there is
+        pl.when(variance <= (floor / 100) ** 2)
+        .then(0.0)
+        .otherwise((log_return * log_return.shift(1)).rolling_mean(bars, min_samples=least) / variance),
         unit="correlation",
         formula=f"mean product of neighbouring log returns / mean square, of {bars} candles; 0 where nothing moves",
         source="Lo and MacKinlay (1988), Review of Financial Studies 1(1)",

@@ -20,9 +20,9 @@ def volume(recipe: Recipe) -> Iterator[Feature]:
         spread = (ewm(log_volume**2, half_life, gapless=True) - mean**2).clip(0).sqrt()
         yield Feature(
             f"volume_z_{half_life}",
-            pl.when(spread > _LEAST_SPREAD).then((log_volume - mean) / spread).when(spread.is_not_null()).then(0.0),
+            (log_volume - mean) / pl.max_horizontal(spread, _LEAST_SPREAD),
             unit="deviations",
-            formula=f"(log(1 + volume) - its mean) / its standard deviation, half-life {half_life}; 0 if it is still",
+            formula=f"(log(1 + volume) - its mean) / its standard deviation, half-life {half_life}; at least 1e-5",
             source="Karpoff (1987), J. Financial and Quantitative Analysis 22(1)",
             look_back=decay(1.25 * half_life),
             warm_up=half_life,

@@ -8,6 +8,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from ruamel.yaml import YAML
 
 from gatecast.config_parsing import parse_config
 from gatecast.features.build import build_features, feature_rows, newest_features
-from gatecast.features.catalogue import catalogue, look_back
+from gatecast.features.catalogue import catalogue, look_back, warm_up
 from gatecast.features.feature import Recipe
+from gatecast.features.parity import check_parity
+from gatecast.features.prover import STRETCH_WARM_UPS, prove
 from gatecast.features.table import feature_schema, market_reader, write_rows
 from gatecast.market.candles import BAR, MISSING, OUTLIER, SYMBOL, TS_TYPE, VALUES
 from gatecast.market.publications.table import PUBLICATION_SCHEMA
@@ -89,6 +92,24 @@ def build(source: str, target: str, n_markets: str) -> Figures:
     return {"seconds": seconds, "peak_mb": peak_mb(), "n_features": len(catalogue(recipe))}
 
 
+def prove_rows(source: str, built: str, n_markets: str) -> Figures:
+    """The leak proof and the parity of what `build` has written."""
+    recipe = shipped_recipe(int(n_markets))
+    n_cuts, candles, rows = recipe.spans.n_leak_cuts, pl.scan_parquet(source), pl.scan_parquet(built)
+
+    def build_again(some: pl.DataFrame, publications: pl.DataFrame) -> pl.DataFrame:
+        return build_features(some, publications, recipe)
+
+    def prove_all() -> None:
+        minute, reach = timedelta(milliseconds=MINUTE_MS), STRETCH_WARM_UPS * warm_up(recipe)
+        proof = prove(candles, NOTHING_PUBLISHED, build_again, (), minute, n_cuts, reach)
+        parity = check_parity(candles, rows, NOTHING_PUBLISHED, recipe, n_cuts)
+        assert not proof.breaches, proof.breaches[0]
+        assert not parity.breaches, parity.breaches[0]
+
+    return {"seconds": timed(prove_all), "peak_mb": peak_mb()}
+
+
 def copy(source: str, built: str, target: str) -> Figures:
     """What polars alone needs to read that input and to write that output."""
     reading = timed(lambda: pl.read_parquet(source))
@@ -147,7 +168,9 @@ def peak_mb() -> float:
     return int(peak[1]) / 1024
 
 
-JOBS: dict[str, Callable[..., Figures]] = {job.__name__: job for job in (write_input, build, copy, alone, newest)}
+JOBS: dict[str, Callable[..., Figures]] = {
+    job.__name__: job for job in (write_input, build, prove_rows, copy, alone, newest)
+}
 
 
 if __name__ == "__main__":

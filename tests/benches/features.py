@@ -108,12 +108,15 @@ def memory_rows(folder: Path) -> list[Row]:
     before = job("build", few, built, N_MARKETS)
     built.unlink()
     after = job("build", many, built, N_MANY)
+    proof = job("prove_rows", many, built, N_MANY)
     n_rows = N_MANY * N_YEAR
     longer = (after["seconds"] / n_rows) / (before["seconds"] / (N_MARKETS * N_BARS))
     name = f"{N_MANY} markets, {n_rows / 1e6:.2f} million rows"
     return [
         row(name, round(after["seconds"], 1), "s"),
         at_most(f"{name}, peak", round(after["peak_mb"]), "MB", MEMORY_REACH_MB),
+        row(f"{name}, leak proof and parity", round(proof["seconds"], 1), "s"),
+        at_most(f"{name}, leak proof and parity, peak", round(proof["peak_mb"]), "MB", MEMORY_REACH_MB),
         at_most(f"{name}, time a row over that of {N_MARKETS} markets", round(longer, 2), "", ROW_REACH),
     ]
 

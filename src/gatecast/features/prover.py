@@ -16,6 +16,7 @@ from gatecast.market.publications.table import PUBLISHED_AT, SOURCE, VALUE
 Build = Callable[[pl.DataFrame, pl.DataFrame], pl.DataFrame]
 Frame = tuple[pl.DataFrame, pl.DataFrame]  # candles and publications
 _ROWS_AT_ONCE: Final = 200_000  # of all markets: a larger history is proven in a stretch around each cut
+STRETCH_WARM_UPS: Final = 4  # that a stretch has on each side of a cut
 _UNEVEN: Final = 7  # bars: shares no factor with the bars of an hour, a day or a week
 _NOT_VALUES: Final = (SYMBOL, TS, BAR, MISSING)
 _ROW: Final = "_row"

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Final
 
 import polars as pl
 
@@ -15,7 +14,7 @@ from gatecast.features.build import build_features, feature_rows
 from gatecast.features.catalogue import warm_up
 from gatecast.features.feature import Recipe
 from gatecast.features.parity import check_parity
-from gatecast.features.prover import prove
+from gatecast.features.prover import STRETCH_WARM_UPS, prove
 from gatecast.features.rules import Facts, feature_facts, feature_suites
 from gatecast.features.sentiment import scored
 from gatecast.features.table import feature_schema, market_reader, write_rows
@@ -28,8 +27,6 @@ from gatecast.market.quality import check
 from gatecast.market.snapshot import read_snapshot
 from gatecast.steps.stage import run_stage, say
 from gatecast.workspace import Workspace, file_sha256, write_atomically, write_json
-
-_WARM_UPS: Final = 4  # on each side of a cut, in a history too long to be held at once
 
 
 @dataclass(frozen=True)
@@ -103,7 +100,9 @@ def _prove(job: _Job, path: Path, n_cuts: int) -> None:
     candles, rows = pl.scan_parquet(job.workspace.clean), pl.scan_parquet(path)
     say(f"features: proving at {n_cuts} even bars, ends of holes and publications each that nothing sees the future")
     length = timedelta(milliseconds=timeframe_ms(job.recipe.timeframe))
-    proof = prove(candles, job.publications, build, job.horizons, length, n_cuts, _WARM_UPS * warm_up(job.recipe))
+    proof = prove(
+        candles, job.publications, build, job.horizons, length, n_cuts, STRETCH_WARM_UPS * warm_up(job.recipe)
+    )
     parity = check_parity(candles, rows, job.publications, job.recipe, n_cuts)
     write_json(job.workspace.reports / "leakage.json", {**proof.as_dict(), "parity": parity.as_dict()})
     if found := (*proof.breaches, *parity.breaches):

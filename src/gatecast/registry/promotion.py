@@ -74,7 +74,7 @@ def proof_checks(
             "leak proof",
             leakage,
             ("n_columns", "n_cuts", "n_values"),
-            "{} columns stayed the same, to the last bit, when what came after was changed at {} cuts: {} values",
+            "{} columns stayed the same, to the last bit, when what came after was changed at {} cuts: {:,} values",
             "the features do not see the future",
         ),
         _proof(
@@ -89,7 +89,7 @@ def proof_checks(
             fold_leakage,
             ("n_folds", "n_cuts", "n_values"),
             "what was fitted and forecast in {} folds stayed the same, to the last bit, when what came after was"
-            " changed at {} cuts: {} values",
+            " changed at {} cuts: {:,} values",
             "nothing that is fitted in a fold sees the future",
         ),
     ]

@@ -150,7 +150,8 @@ def _setting(text: str) -> Tree:
     try:
         tree: Any = _plain(YAML(typ="safe").load(value))
     except YAMLError as error:
-        raise ConfigurationError(f"--set {text}: the value is not YAML ({_one_line(error)})") from None
+        hint = """; a text with a colon needs quotes, as in '["BTC/USDT:USDT"]'""" if ":" in value else ""
+        raise ConfigurationError(f"--set {text}: the value is not YAML ({_one_line(error)}){hint}") from None
     for part in reversed(key.split(".")):
         tree = {part: tree}
     result: Tree = tree

@@ -112,6 +112,16 @@ def test_a_column_published_at_is_taken_at_its_word(tmp_path: Path) -> None:
     assert read_fear_greed("index.csv", tmp_path)[PUBLISHED_AT].to_list() == [DAY + timedelta(hours=8)]
 
 
+@pytest.mark.parametrize(("read", "column"), [(read_fear_greed, "value"), (read_headlines, "title")])
+def test_nothing_is_published_before_what_it_is_about(
+    read: Callable[[str, Path], pl.DataFrame], column: str, tmp_path: Path
+) -> None:
+    rows = "2024-02-29,2024-03-01T08:00Z,40\n2024-03-02,2024-03-01T23:59Z,50\n"
+    (tmp_path / "early.csv").write_text(f"ts,published_at,{column}\n{rows}")
+    with pytest.raises(DataError, match=r"early\.csv.* 3.*2024-03-01T23:59.* is before the ts of its own row"):
+        read("early.csv", tmp_path)
+
+
 def test_headlines_hold_commas_quotes_and_line_breaks_and_come_once(tmp_path: Path) -> None:
     text = (
         "ts,source,title,text\r\n"

@@ -76,3 +76,13 @@ def test_a_source_that_cannot_be_used_leaves_what_is_frozen(tmp_path: Path) -> N
     with pytest.raises(GatecastError, match=r"index\.csv line 2: value '140' is no index from 0 to 100"):
         ingest.run(workspace, read_config(workspace), lambda _: None)
     assert {path: path.read_bytes() for path in workspace.raw.rglob("*") if path.is_file()} == before
+
+
+def test_a_source_that_is_about_another_time_is_told(tmp_path: Path) -> None:
+    (tmp_path / "index.csv").write_text("date,value\n2025-01-01,40\n2025-01-02,50\n")
+    workspace = ingested(tmp_path, random_candles(1500), "ingest.fear_greed=index.csv")
+    lines: list[str] = []
+    ingest.run(workspace, read_config(workspace), lines.append)
+    (line,) = [line for line in lines if "fall into the span" in line]
+    assert "fear_greed: 0 of 2 publications" in line
+    assert "null throughout" in line

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
+import polars as pl
+
 from gatecast import pipeline
 from gatecast.config import Config
 from gatecast.evaluation.splits import Span, resolve_split
@@ -10,6 +12,7 @@ from gatecast.market.candles import TS, iso
 from gatecast.market.cleaning import clean_grid
 from gatecast.market.grid import Grid
 from gatecast.market.publications.collect import collect_publications
+from gatecast.market.publications.table import PUBLISHED_AT, SOURCE, sources_of
 from gatecast.market.snapshot import freeze, snapshot_of
 from gatecast.market.sources import collect, markets_of
 from gatecast.market.store import Store
@@ -35,8 +38,9 @@ def run(workspace: Workspace, config: Config, say: Callable[[str], None], refetc
     settings = config.ingest
     grid = Grid(settings.timeframe, settings.calendar)
     grid.first_open(datetime.now(UTC))  # an unknown calendar is found before anything is fetched
-    candles = collect(settings, workspace.root, Store(workspace.candles, workspace.ledger), say, refetch)
+    # first, since they are few: what is wrong with them is known before candles are fetched
     publications = collect_publications(settings, workspace.root, workspace.publications, say)
+    candles = collect(settings, workspace.root, Store(workspace.candles, workspace.ledger), say, refetch)
     now = datetime.now(UTC)
     grids = [clean_grid(candles[market], market, now, settings.calendar)[0][TS] for market in markets_of(settings)]
     first, last = min(stamps[0] for stamps in grids), max(stamps[-1] for stamps in grids)  # of what `clean` will keep
@@ -48,5 +52,10 @@ def run(workspace: Workspace, config: Config, say: Callable[[str], None], refetc
         freeze_split(workspace, development_end, fold_bars)
         say(f"ingest: split resolved: development ends {development_end}, folds of {fold_bars} bars")
     freeze(workspace.raw, snapshot_of(settings, end), candles, publications)
+    for source in sources_of(settings):
+        own = publications.filter(pl.col(SOURCE) == source)[PUBLISHED_AT]
+        n_frozen = int(((own >= first) & (own < end)).sum())
+        remedy = "" if n_frozen else ": its features will be null throughout; do its stamps fit ingest.start and end?"
+        say(f"ingest: {source}: {n_frozen} of {len(own)} publications fall into the span of the candles{remedy}")
     pipeline.freeze(workspace, workspace.raw)
     say(f"ingest: {sum(map(len, candles.values()))} candles frozen, {iso(first)} to {iso(end)}")

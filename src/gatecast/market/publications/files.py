@@ -1,6 +1,6 @@
 """Publications from files, CSV or Parquet, plain or packed, and when each of their rows could be known.
 
-- A column `published_at` is taken at its word.
+- A column `published_at` is taken at its word, unless it lies before the day or the time that the row is about.
 - The daily index carries the stamp of its day, and what it says of a day is known when the day is over.
 - A headline is known at its stamp. A stamp without a time, or of midnight to the second, tells the day alone: of 7,524
   real headlines 129 have one, where 5 would by chance.
@@ -167,6 +167,10 @@ def _published(table: Table, stamps: Sequence[str], *, by_day: bool | None) -> p
     """
     name = _column(table, (PUBLISHED_AT, *stamps), "times")
     instants = _instants(table, name)
+    if name == PUBLISHED_AT and by_day is not None:
+        for other in [stamp for stamp in stamps if stamp in table.cells.columns][:1]:
+            early = instants < _instants(table, other)
+            table.refuse_first(name, early, f"is before the {other} of its own row, which it cannot be: {_MEND}")
     if name == PUBLISHED_AT or by_day is None:
         return instants.alias(PUBLISHED_AT)
     utc, local = pl.col("utc"), pl.col("local")

@@ -106,10 +106,18 @@ def test_stamps_of_parquet_are_read_like_those_of_text(tmp_path: Path, zone: str
 
 def test_a_column_published_at_is_taken_at_its_word(tmp_path: Path) -> None:
     assert index_of(tmp_path, "2024-03-01T00:00:00Z", PUBLISHED_AT) == DAY
-    assert headline_of(tmp_path, "2024-03-01", PUBLISHED_AT) == DAY
+    assert headline_of(tmp_path, "2024-03-01T00:00:00Z", PUBLISHED_AT) == DAY
     text = "ts,published_at,value\n2024-02-29,2024-03-01T08:00Z,40\n"
     (tmp_path / "index.csv").write_text(text)
     assert read_fear_greed("index.csv", tmp_path)[PUBLISHED_AT].to_list() == [DAY + timedelta(hours=8)]
+
+
+def test_a_day_without_a_time_is_known_when_it_is_over_in_published_at_as_well(tmp_path: Path) -> None:
+    assert headline_of(tmp_path, "2024-03-01", PUBLISHED_AT) == NEXT
+    assert index_of(tmp_path, "2024-03-01", PUBLISHED_AT) == NEXT
+    days = pl.DataFrame({PUBLISHED_AT: [date(2024, 3, 1)], FEAR_GREED: [40]})
+    days.write_parquet(tmp_path / "index.parquet")
+    assert read_fear_greed("index.parquet", tmp_path)[PUBLISHED_AT].to_list() == [NEXT]
 
 
 @pytest.mark.parametrize(("read", "column"), [(read_fear_greed, "value"), (read_headlines, "title")])

@@ -36,6 +36,14 @@ def stamps_in(table: Table, name: str) -> pl.Series:
     return _text_stamps(table, name) if column.dtype == pl.String else column
 
 
+def names_days(table: Table, name: str) -> pl.Series:
+    """Whether each stamp of a column is a day without a time."""
+    column = table.cells[name]
+    if column.dtype == pl.String:
+        return column.str.contains(r"^\s*\d{4}-\d{2}-\d{2}\s*$").fill_null(value=False)
+    return pl.repeat(column.dtype == pl.Date, len(column), dtype=pl.Boolean, eager=True)
+
+
 def wall_clock(table: Table, name: str, stamps: pl.Series) -> pl.Series:
     """What the clock showed where each stamp was written: the hour that it names, without its zone.
 

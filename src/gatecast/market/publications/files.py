@@ -1,6 +1,7 @@
 """Publications from files, CSV or Parquet, plain or packed, and when each of their rows could be known.
 
-- A column `published_at` is taken at its word, unless it lies before the day or the time that the row is about.
+- A column `published_at` is taken at its word: a day without a time counts from its end, and it cannot lie
+  before the day or the time that the row is about.
 - The daily index carries the stamp of its day, and what it says of a day is known when the day is over.
 - A headline is known at its stamp. A stamp without a time, or of midnight to the second, tells the day alone: of 7,524
   real headlines 129 have one, where 5 would by chance.
@@ -28,7 +29,7 @@ from gatecast.market.publications.table import (
     VALUE,
     as_publications,
 )
-from gatecast.market.stamps import stamps_in, wall_clock
+from gatecast.market.stamps import names_days, stamps_in, wall_clock
 from gatecast.market.tables import Table, numbers_in, table_of_prose
 
 _DAY_MS: Final = 86_400_000
@@ -167,6 +168,8 @@ def _published(table: Table, stamps: Sequence[str], *, by_day: bool | None) -> p
     """
     name = _column(table, (PUBLISHED_AT, *stamps), "times")
     instants = _instants(table, name)
+    if name == PUBLISHED_AT:  # a day without a time says no more than that it was known when the day was over
+        instants = instants.zip_with(~names_days(table, name), instants.dt.offset_by("1d"))
     if name == PUBLISHED_AT and by_day is not None:
         for other in [stamp for stamp in stamps if stamp in table.cells.columns][:1]:
             early = instants < _instants(table, other)

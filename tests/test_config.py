@@ -1,8 +1,10 @@
 from typing import Any
 
 import pytest
+from annotated_types import Ge
 from ruamel.yaml import YAML
 
+from gatecast.config import Config
 from gatecast.config_parsing import parse_config
 from gatecast.errors import ConfigurationError
 from tests.conftest import REPOSITORY
@@ -60,3 +62,28 @@ def test_a_section_that_is_not_a_mapping_is_one_line() -> None:
     values["model"] = 3
     with pytest.raises(ConfigurationError, match="model = 3"):
         parse_config(values, "conf/params.yaml")
+
+
+SECTIONS = {field.alias or name: field.annotation for name, field in Config.model_fields.items()}
+LEAST = {
+    (section, key): int(bound.ge)  # type: ignore[call-overload]  # typed as whatever compares
+    for section, model in SECTIONS.items()
+    for key, field in getattr(model, "model_fields", {}).items()
+    for bound in field.metadata
+    if isinstance(bound, Ge) and field.annotation is int
+}
+
+
+@pytest.mark.parametrize(("section", "key"), LEAST)
+def test_a_value_below_its_least_is_refused(section: str, key: str, config: Config) -> None:
+    tree = config.model_dump(mode="json", by_alias=True)
+    tree[section][key] = LEAST[section, key] - 1
+    with pytest.raises(ConfigurationError, match=key):
+        parse_config(tree, "test")
+
+
+def test_no_key_has_two_lower_bounds_of_which_one_would_be_lost() -> None:
+    for section, model in SECTIONS.items():
+        for key, field in getattr(model, "model_fields", {}).items():
+            assert sum(isinstance(bound, Ge) for bound in field.metadata) < 2, f"{section}.{key}"
+    assert LEAST["features", "rsi_bars"] == 2

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from gatecast.config_ingest import IngestConfig
 from gatecast.config_types import (
     Bars,
+    BarsFrom,
     Instant,
     Limits,
     Name,
@@ -26,7 +27,7 @@ REQUIRED_BASELINES = ("naive", "ewma")
 class CleanConfig(Section):
     """When a tick counts as an outlier."""
 
-    outlier_bars: Bars = Field(
+    outlier_bars: BarsFrom = Field(
         ge=10, description="known log returns before a bar, of which median and median absolute deviation are taken"
     )
     outlier_deviations: float = Field(
@@ -79,11 +80,11 @@ class FeaturesConfig(Section):
     average_spans: Spans = Field(description="spans of the moving averages, candles")
     volatility_half_lives: Spans = Field(description="half-lives of the realised volatilities, candles")
     volume_half_lives: Spans = Field(description="half-lives of the volume z-scores, the last also of VWAP and OBV")
-    rsi_bars: Bars = Field(ge=2, description="span of the relative strength index, candles")
+    rsi_bars: BarsFrom = Field(ge=2, description="span of the relative strength index, candles")
     macd_bars: tuple[Bars, Bars, Bars] = Field(description="fast, slow and signal span of MACD, candles")
-    bollinger_bars: Bars = Field(ge=2, description="span of the Bollinger bands, candles")
-    atr_bars: Bars = Field(ge=2, description="span of the average true range, candles")
-    window_bars: Bars = Field(ge=10, description="window of drawdown, skew and autocorrelation, candles")
+    bollinger_bars: BarsFrom = Field(ge=2, description="span of the Bollinger bands, candles")
+    atr_bars: BarsFrom = Field(ge=2, description="span of the average true range, candles")
+    window_bars: BarsFrom = Field(ge=10, description="window of drawdown, skew and autocorrelation, candles")
     universe_bars: Bars = Field(description="span of the returns that several markets are compared by, bars")
     published_half_life: Bars = Field(description="half-life of headlines and funding rates, bars")
     lead_symbol: Symbol | None = Field(
@@ -106,7 +107,7 @@ class ModelConfig(Section):
 
     network: Literal["lstm"] = Field(description="variant of the network")
     horizons: Spans = Field(description="bars ahead to forecast")
-    stride: Bars = Field(ge=8, description="bars of a block that are predicted; blocks are counted from the epoch")
+    stride: BarsFrom = Field(ge=8, description="bars of a block that are predicted; blocks are counted from the epoch")
     burn_in: Bars = Field(description="bars before each block from which the state is warmed, starting at zero")
     n_layers: int = Field(ge=1, le=8, description="LSTM layers")
     batch_blocks: int = Field(ge=1, le=4096, description="blocks of one optimiser step")

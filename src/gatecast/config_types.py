@@ -55,6 +55,7 @@ def timeframe_s(timeframe: str) -> int:
 
 Instant = Annotated[datetime, BeforeValidator(_instant)]
 Bars = Annotated[int, Field(ge=1, le=1_000_000)]
+BarsFrom = Annotated[int, Field(le=1_000_000)]  # the field gives the least: of two lower bounds pydantic keeps one
 Spans = Annotated[tuple[Bars, ...], Field(min_length=1), AfterValidator(_ascending)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Timeframe = Annotated[str, AfterValidator(_timeframe)]

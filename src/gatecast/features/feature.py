@@ -68,7 +68,7 @@ class Feature:
         name: Column name.
         expression: Formula of one market. On rows `candles` it runs over the candles that are there, one after the
             other; on rows `grid` over the regular grid, missing bars null. Columns: open, high, low, close, volume, ts,
-            bar, those named in this module, and what the catalogue's page says of them.
+            bar, and those named in this module.
         unit: What the numbers count.
         formula: The definition in words, for people.
         source: Where the definition comes from.

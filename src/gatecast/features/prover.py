@@ -101,12 +101,13 @@ def prove(
     cuts = sorted({*spaced, *hole_ends, *_entry_bars(candles, publications, length, n_cuts)})
     breaches: dict[str, Breach] = {}
     columns: tuple[str, ...] = ()
-    n_values = 0
+    n_cut, n_values = 0, 0
     for stretch, at in _stretches(candles, cuts, reach, rows_at_once):
         whole = build(stretch, publications)
         columns = tuple(name for name in whole.columns if name not in _NOT_VALUES)
         by_delay = {target_name(horizon): (horizon, [target_name(horizon)]) for horizon in horizons}
         by_delay[""] = (0, [name for name in columns if name not in by_delay])
+        n_cut += len(at)
         for cut in at:
             at_cut = iso(whole.filter(pl.col(BAR) == cut)[TS][0])
             for change, changed in _changes(stretch, publications, cut, length):
@@ -118,7 +119,7 @@ def prove(
                     n_values += sum(known.select(pl.col(names).count()).row(0)) if names else 0
                     for found in moved(known, after, (SYMBOL, TS)):
                         breaches.setdefault(found.column, _breach(found, at_cut, change))
-    return Proof(len(cuts), tuple(CHANGES), columns, n_values, tuple(breaches.values()))
+    return Proof(n_cut, tuple(CHANGES), columns, n_values, tuple(breaches.values()))
 
 
 def sampled_bars(candles: pl.LazyFrame, n_bars: int) -> tuple[list[int], list[int]]:

@@ -33,6 +33,9 @@ def with_publications(
         publications: Scored publications of any market.
         sources: Which of them to join.
         recipe: Length of a bar.
+
+    Returns:
+        The rows in their order, with the columns of `gatecast.features.feature` that are about these sources.
     """
     if not sources:
         return grid

@@ -7,10 +7,10 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 TORCH_INDEX ?=
 ARGS ?=
 
-.PHONY: help setup run test check format docs ui hooks bench bench-run bench-validate bench-ingest bench-features bench-peers
+.PHONY: help setup run test check format docs ui hooks bench bench-run bench-validate bench-ingest bench-features bench-model bench-peers bench-model-peers
 
 help: ## List these targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/.installed ## Create the virtual environment and install everything in it
 
@@ -50,7 +50,7 @@ ui: setup ## Serve the MLflow UI and the Prefect UI on this machine
 hooks: setup ## Run format and lint before each commit
 	@$(BIN)/pre-commit install
 
-bench: bench-run bench-validate bench-ingest bench-features ## Run every bench
+bench: bench-run bench-validate bench-ingest bench-features bench-model ## Run every bench
 
 bench-run: setup ## Time, memory and skill of the main job, on a fresh copy
 	@$(BIN)/python tests/benches/run.py
@@ -64,6 +64,9 @@ bench-ingest: setup ## Merging into a large store, rate of a fetch, requests of 
 bench-features: setup bench-peers ## Features against reading and writing alone, against pandas, in memory, for a new bar
 	@$(BIN)/python -m tests.benches.features $(ARGS)
 
+bench-model: setup bench-model-peers ## Training and forecasts against window-trained peers, a bare loop and baselines
+	@$(BIN)/python -m tests.benches.model $(ARGS)
+
 PEERS := .gatecast/bench/peers
 
 bench-peers: $(PEERS)/.installed ## Install the pandas libraries that features are compared with, by themselves
@@ -71,4 +74,14 @@ bench-peers: $(PEERS)/.installed ## Install the pandas libraries that features a
 $(PEERS)/.installed: constraints.txt
 	@$(PYTHON) -m venv --clear $(PEERS)
 	@$(PEERS)/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt pandas ta==0.11.0 pandas-ta-classic==0.8.32
+	@touch $@
+
+MODEL_PEERS := .gatecast/bench/model-peers
+
+bench-model-peers: $(MODEL_PEERS)/.installed ## Install the libraries that the model is compared with, by themselves
+
+$(MODEL_PEERS)/.installed: constraints.txt
+	@$(PYTHON) -m venv --clear $(MODEL_PEERS)
+	@$(MODEL_PEERS)/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
+	@$(MODEL_PEERS)/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt neuralforecast==3.3.0 darts==0.48.1
 	@touch $@

@@ -105,13 +105,29 @@ class FeaturesConfig(Section):
 class ModelConfig(Section):
     """The network and how it is trained, apart from what `tune` searches."""
 
-    network: Literal["lstm"] = Field(description="variant of the network")
+    network: Literal["lstm", "cnn_lstm", "attention_lstm"] = Field(
+        description="variant of the network: an LSTM, convolutions in front of it, or attention over its states"
+    )
+    head: Literal["quantiles", "student_t"] = Field(
+        description="a quantile a level, trained by pinball loss, or a Student-t, trained by likelihood"
+    )
+    normalisation: Literal["none", "layer"] = Field(description="of the LSTM's states before the head")
     horizons: Spans = Field(description="bars ahead to forecast")
     stride: BarsFrom = Field(ge=8, description="bars of a block that are predicted; blocks are counted from the epoch")
     burn_in: Bars = Field(description="bars before each block from which the state is warmed, starting at zero")
     n_layers: int = Field(ge=1, le=8, description="LSTM layers")
+    embedding_size: int = Field(ge=0, le=256, description="channels that tell several markets apart; 0: none")
+    kernel_bars: int = Field(ge=1, le=256, description="bars that a convolution of cnn_lstm sees")
+    n_attention_heads: int = Field(ge=1, le=64, description="heads of attention_lstm; they divide every hidden size")
     batch_blocks: int = Field(ge=1, le=4096, description="blocks of one optimiser step")
+    schedule: Literal["constant", "cosine"] = Field(
+        description="of the learning rate: as it is, or up over a tenth of the steps and down on a half cosine"
+    )
     gradient_clip: float = Field(gt=0, description="largest gradient norm of one optimiser step")
+    n_devices: int = Field(ge=1, le=64, description="cards or processes that share the blocks of a step (DDP)")
+    calibration_share: float = Field(
+        gt=0, le=0.5, description="share of a train span, its newest bars, that calibrates the quantiles"
+    )
     n_seeds: int = Field(ge=1, le=64, description="networks whose quantiles are averaged, in evaluate and fit alike")
     seed: Seed = Field(description="first seed of the networks")
 
@@ -171,7 +187,9 @@ class EvaluateConfig(Section):
     n_folds: int = Field(
         ge=MIN_FOLDS, le=1000, description="folds into which the evaluation period is cut when split is resolved"
     )
-    baselines: tuple[Literal["naive", "ewma"], ...] = Field(description="baselines, fixed before the run")
+    baselines: tuple[Literal["naive", "ewma", "garch", "har", "lightgbm"], ...] = Field(
+        description="baselines, fixed before the run"
+    )
     alpha: float = Field(gt=0, le=0.1, description="level of the one-sided Diebold-Mariano tests")
 
     @model_validator(mode="after")
@@ -214,6 +232,10 @@ class Config(Section):
             raise ValueError(
                 f"promote.horizons names {sorted(unknown)}, not among model.horizons {list(self.model.horizons)}"
             )
+        heads = self.model.n_attention_heads
+        odd = [size for size in self.tune.hidden_size if size % heads]
+        if self.model.network == "attention_lstm" and odd:
+            raise ValueError(f"tune.hidden_size {odd[0]} is no multiple of the {heads} of model.n_attention_heads")
         lead = self.features.lead_symbol
         if lead is not None and lead not in self.ingest.symbols:
             raise ValueError(

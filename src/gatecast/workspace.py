@@ -111,6 +111,14 @@ class Workspace:
         """Run-time state: databases, artifacts, locks."""
         return self.root / ".gatecast"
 
+    def checkpoints(self, stage: str) -> Path:
+        """Networks that a stage is training or has trained, until it is done."""
+        return self.state / "training" / stage
+
+    def forget_checkpoints(self, stage: str) -> None:
+        """Delete them: what a stage is asked for again is computed again."""
+        shutil.rmtree(self.checkpoints(stage), ignore_errors=True)
+
     @property
     def failure(self) -> Path:
         """What a stage that ended in an error left for its caller: status and line."""

@@ -18,7 +18,8 @@ from gatecast.evaluation.changed_rows import CHANGES, changed_rows
 from gatecast.evaluation.fold_proof import Breach, FoldProof, cut_within, prove_fitted, prove_forecasts
 from gatecast.evaluation.splits import Fold, Span
 from gatecast.market.candles import BAR, MISSING, SYMBOL, TS, iso
-from gatecast.model.networks import QuantileLSTM
+from gatecast.model.calibration import split_train
+from gatecast.model.networks import Network
 from gatecast.model.procedure import TrainingInputs
 from gatecast.model.training import Hyperparameters
 from gatecast.model.windows import fit_scaler
@@ -54,6 +55,11 @@ def proof_of(rows: pl.DataFrame, model: ModelConfig, folds: Sequence[Fold] = FOL
     return proof
 
 
+def proper(rows: pl.DataFrame, fold: Fold, model: ModelConfig) -> pl.DataFrame:
+    """The part of a train span that the networks are trained on."""
+    return split_train(fold.train.rows(rows), model.calibration_share, PURGE)[0]
+
+
 def ts_at(rows: pl.DataFrame, bar: int) -> str:
     return iso(rows.filter(pl.col(BAR) == bar)[TS][0])
 
@@ -74,10 +80,10 @@ def test_the_procedure_stays_as_it_is_whatever_comes_after(rows: pl.DataFrame, m
     found = proof.as_dict()
     assert (found["n_folds"], found["n_cuts"], found["breaches"]) == (2, 6, [])
     assert found["changes"] == ["cut off", "scrambled", "scaled", "made NaN"]
-    of_panels = ["train inputs", "train targets", "train known", "train scale"]
+    of_panels = [f"{of} {what}" for of in ("train", "calibration") for what in ("inputs", "targets", "known", "scale")]
     of_forecasts = ["forecasts of naive", "forecasts of ewma", "forecasts of lstm"]
     assert found["compared"] == ["scaler", *of_panels, *of_forecasts]
-    n_train_rows = 2 * sum(fold.train.n_bars for fold in FOLDS)
+    n_train_rows = 2 * sum(fold.train.n_bars - PURGE for fold in FOLDS)
     assert found["n_values"] > len(CHANGES) * n_train_rows * (len(FEATURES) + 3 * len(HORIZONS))
 
 
@@ -85,10 +91,11 @@ def test_all_that_a_network_is_trained_on_is_compared(rows: pl.DataFrame, model:
     inputs = walk_forward.fold_inputs(rows, FOLDS[0], HYPERPARAMETERS, model)
     tables = inputs.tables()
     for name in ("inputs", "targets", "known", "scale"):
-        cells = tables[f"train {name}"].drop(SYMBOL, TS, "position").to_numpy()
-        np.testing.assert_array_equal(cells, torch.cat([getattr(panel, name) for panel in inputs.panels]).numpy())
+        for which, panel in (("train", inputs.panel), ("calibration", inputs.calibration)):
+            cells = tables[f"{which} {name}"].drop(SYMBOL, TS, "position").to_numpy()
+            np.testing.assert_array_equal(cells, getattr(panel, name).numpy())
     (mean,) = tables["scaler"].filter(pl.col("feature") == "two")["mean"]
-    assert mean == pytest.approx(FOLDS[0].train.rows(rows)["two"].mean())
+    assert mean == pytest.approx(proper(rows, FOLDS[0], model)["two"].mean())
     shown = tables["train targets"].drop_nulls(TS).join(rows, on=[SYMBOL, TS])
     scaled = shown["target_6_right"] / shown["volatility"] / np.sqrt(6)
     np.testing.assert_allclose(shown["target_6"], scaled.fill_null(0), rtol=1e-6)
@@ -102,7 +109,7 @@ def test_a_scaler_that_is_fitted_on_everything_is_caught(
     def leaking(some: pl.DataFrame, fold: Fold, *arguments: object) -> TrainingInputs:
         inputs = honest(some, fold, *arguments)  # type: ignore[arg-type]
         fitted = replace(inputs.model, scaler=fit_scaler(some, FEATURES))
-        return replace(inputs, model=fitted, panels=fitted.panels(fold.train.rows(some)))
+        return replace(inputs, model=fitted, panel=fitted.panel(proper(some, fold, model)))
 
     monkeypatch.setattr(walk_forward, "fold_inputs", leaking)
     breaches = proof_of(rows, model).breaches
@@ -120,11 +127,13 @@ def test_a_scaler_that_is_fitted_on_everything_is_caught(
 def test_a_target_that_overlaps_the_test_is_caught(rows: pl.DataFrame, model: ModelConfig) -> None:
     short = fold_from(1, 300, purge=3)
     breaches = proof_of(rows, model, [short]).breaches
-    assert {(breach.what, breach.column) for breach in breaches if breach.what.startswith("train")} == {
-        ("train targets", "target_6"),
-        ("train known", "target_6"),
+    assert {
+        (breach.what, breach.column) for breach in breaches if "targets" in breach.what or "known" in breach.what
+    } == {
+        ("calibration targets", "target_6"),  # the newest rows of a train span calibrate
+        ("calibration known", "target_6"),
     }
-    (target,) = (breach for breach in breaches if breach.what == "train targets")
+    (target,) = (breach for breach in breaches if breach.what == "calibration targets")
     first = short.test.start - 6  # its target is known at the first test bar
     assert target.row == {"symbol": "BTC/USDT", "ts": ts_at(rows, first)}
     (row,) = rows.filter((pl.col(BAR) == first) & (pl.col(SYMBOL) == "BTC/USDT")).iter_rows(named=True)
@@ -132,6 +141,24 @@ def test_a_target_that_overlaps_the_test_is_caught(rows: pl.DataFrame, model: Mo
     assert target.after == 0  # masked, where it was known before
     assert target.cut == ts_at(rows, short.test.start)
     assert_named(target)
+
+
+def test_a_calibration_that_sees_test_rows_is_caught(
+    rows: pl.DataFrame, model: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = walk_forward.fold_inputs
+
+    def leaking(some: pl.DataFrame, fold: Fold, *arguments: object) -> TrainingInputs:
+        inputs = honest(some, fold, *arguments)  # type: ignore[arg-type]
+        seen = some.filter(pl.col(BAR).is_between(fold.test.start - 50, fold.test.start))
+        return replace(inputs, calibration=inputs.model.panel(seen), calibration_bars=seen.select(SYMBOL, TS))
+
+    monkeypatch.setattr(walk_forward, "fold_inputs", leaking)
+    breaches = proof_of(rows, model).breaches
+    assert "calibration targets" in {breach.what for breach in breaches}
+    assert not [breach for breach in breaches if breach.what.startswith(("train", "scaler"))]
+    for breach in breaches:
+        assert_named(breach)
 
 
 @pytest.mark.parametrize("purge", range(-2, PURGE + 1))
@@ -163,8 +190,8 @@ def whole_batch(inputs: Tensor) -> Tensor:
 def test_a_network_that_looks_ahead_is_caught(
     ahead: object, rows: pl.DataFrame, model: ModelConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = QuantileLSTM.forward
-    monkeypatch.setattr(QuantileLSTM, "forward", lambda self, inputs: honest(self, ahead(inputs)))  # type: ignore[operator]
+    honest = Network.states
+    monkeypatch.setattr(Network, "states", lambda self, inputs, markets: honest(self, ahead(inputs), markets))  # type: ignore[operator]
     breaches = proof_of(rows, model).breaches
     assert {breach.what for breach in breaches} == {"forecasts of lstm"}
     cut = cut_within(FOLDS[1], model.stride)

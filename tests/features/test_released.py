@@ -16,7 +16,7 @@ from gatecast.features.feature import Recipe
 from gatecast.market.candles import TS_TYPE, Market
 from gatecast.market.cleaning import clean_grid
 from gatecast.market.publications.table import FEAR_GREED, FUNDING, HEADLINES, SOURCES, as_publications, together
-from gatecast.model.windows import build_panels, fit_scaler
+from gatecast.model.windows import Windows, build_panel, fit_scaler
 from tests.conftest import NO_PUBLICATIONS, random_candles
 from tests.features.definitions import defined, histories
 from tests.features.markets import HOLES, START, SYMBOLS, everything, market, random_publications, rough_candles
@@ -128,7 +128,7 @@ def test_a_source_that_falls_silent_is_a_mask_to_the_network_and_no_zero(config:
     rows = hourly(config, published, 96)
     names = [name for name in rows.columns if name.startswith(("fear_greed", "funding_rate"))]
     assert rows["fear_greed"].null_count() == 96 - 73
-    (panel,) = build_panels(rows, names, (1,), fit_scaler(rows, names), stride=8, burn_in=8)
+    panel = build_panel(rows, names, (1,), fit_scaler(rows, names), list(rows["symbol"].unique()), Windows(8, 8))
     of_candles, of_index, of_funding = panel.inputs[8 : 8 + 96, -3:].T
     assert of_index.tolist() == [0.0] * 73 + [1.0] * 23
     assert of_funding.sum() == of_candles.sum() == 0

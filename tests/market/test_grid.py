@@ -24,6 +24,7 @@ from gatecast.market.store import Store, merge_candles
 from gatecast.model.folder import ModelCard
 from gatecast.model.predictions import HORIZON, QUANTILES
 from gatecast.model.procedure import FittedModel
+from gatecast.model.windows import Windows
 from gatecast.params import configure, read_config
 from gatecast.steps import clean, features, ingest, validate
 from gatecast.steps.stage import section_arguments
@@ -170,12 +171,12 @@ def test_what_is_known_at_a_boundary_is_counted_in_sessions() -> None:
 class _Still:
     """Stands in for a model: every quantile of every horizon is nought."""
 
-    stride, burn_in = 8, 4
+    windows = Windows(stride=8, burn_in=4)
 
-    def predict(self, rows: pl.DataFrame) -> pl.DataFrame:
+    def predict_newest(self, rows: pl.DataFrame) -> pl.DataFrame:
         horizons = pl.DataFrame({HORIZON: [1, 5]})
         noughts = (pl.lit(0.0).alias(name) for name in QUANTILES)
-        return rows.select(SYMBOL, TS).join(horizons, how="cross").with_columns(*noughts)
+        return rows.select(SYMBOL, TS).tail(1).join(horizons, how="cross").with_columns(*noughts)
 
 
 def test_a_forecast_issued_after_friday_aims_at_the_close_of_monday(config: Config) -> None:

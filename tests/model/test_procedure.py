@@ -15,10 +15,10 @@ from gatecast.forecasts.issue import issue_forecast
 from gatecast.market.candles import SYMBOL
 from gatecast.market.publications.table import FEAR_GREED, HEADLINES, PUBLISHED_AT, TEXT, as_publications
 from gatecast.model.folder import ModelCard, load_model, save_model
-from gatecast.model.predictions import PREDICTION_KEYS, QUANTILES
-from gatecast.model.procedure import FittedModel, fit_model, search_model
+from gatecast.model.predictions import LEVELS, PREDICTION_KEYS, QUANTILES
+from gatecast.model.procedure import FittedModel, fit_model, search_model, training_inputs
 from gatecast.model.training import Hyperparameters
-from gatecast.model.windows import history_bars
+from gatecast.model.windows import fit_scaler, history_bars
 from tests.conftest import NO_PUBLICATIONS, SMALL_SPANS, clean_candles, feature_table, random_candles, small_recipe
 
 RAW = random_candles(900).filter(~pl.int_range(pl.len()).is_in([500, 501, 502]))
@@ -75,7 +75,7 @@ def test_a_live_forecast_equals_what_the_evaluation_computes_for_that_bar(
     model: FittedModel, rows: pl.DataFrame, small: Config
 ) -> None:
     evaluated = model.predict(rows[600:])
-    needed = history_bars(look_back(card(small).recipe), small.model.stride, small.model.burn_in)
+    needed = history_bars(look_back(card(small).recipe), model.windows)
     for end in (800, 833, 864, 897):
         newest = RAW[:end]
         candles = newest.tail(needed).with_columns(symbol=pl.lit("BTC/USDT"))
@@ -164,9 +164,69 @@ def test_a_tampered_damaged_or_absent_model_folder_is_one_line(
         load_model(folder)
 
 
-def test_early_stopping_finds_a_number_of_steps_within_the_budget(rows: pl.DataFrame, small: Config) -> None:
-    _, n_steps = search_model(rows[:500], rows[550:700], HYPERPARAMETERS, small.model, 3, max_epochs=4, patience=2)
+def test_the_search_finds_a_number_of_steps_within_the_budget(rows: pl.DataFrame, small: Config) -> None:
+    model, n_steps = search_model(rows[:500], rows[550:700], HYPERPARAMETERS, small.model, max_epochs=4, patience=2)
     assert 0 < n_steps <= 4 * 5
+    assert len(model.networks) == 1
+    assert not np.any(model.offsets)
+
+
+def test_the_networks_are_trained_before_a_purged_calibration_slice(rows: pl.DataFrame, small: Config) -> None:
+    inputs = training_inputs(rows[:700], HYPERPARAMETERS, small.model)
+    start = rows["bar"][0] + 700 - 70  # a tenth
+    last = rows["bar"][0] + len(inputs.bars) - 1
+    assert last + max(small.model.horizons) == start - 1
+    labelled = inputs.calibration.rows[inputs.calibration.known.sum(1) > 0]
+    calibrating = inputs.calibration_bars[labelled.numpy()].join(rows, on=[SYMBOL, "ts"])["bar"]
+    assert start <= calibrating.min() <= start + 5
+    # what a network said of its own train rows would be narrower than what it says of others
+    assert inputs.model.scaler == fit_scaler(rows[: len(inputs.bars)], inputs.model.features)
+
+
+def test_ranges_hold_on_the_slice_that_calibrates_them(rows: pl.DataFrame, small: Config) -> None:
+    model = fit_model(rows[:700], HYPERPARAMETERS, 12, small.model)
+    assert np.any(model.offsets)
+    targets = pl.concat(
+        rows.select(SYMBOL, "ts", pl.lit(h, pl.Int64).alias("horizon"), pl.col(f"target_{h}").alias("target"))
+        for h in small.model.horizons
+    )
+    slice_ = model.predict(rows[600:700]).join(rows[630:700].select("ts"), on="ts").join(targets, on=PREDICTION_KEYS)
+    for _, table in slice_.drop_nulls("target").group_by("horizon"):
+        for low, high, share in (("q0.05", "q0.95", 0.9), ("q0.1", "q0.9", 0.8), ("q0.25", "q0.75", 0.5)):
+            inside = table["target"].is_between(table[low], table[high]).mean()
+            assert inside >= share  # type: ignore[operator]  # a number
+            assert inside <= share + 2 / len(table) + 0.001  # type: ignore[operator]
+
+
+def test_one_call_for_the_newest_bar_of_many_markets_is_what_each_gets_alone(rows: pl.DataFrame, small: Config) -> None:
+    markets = []
+    for number, end in enumerate((900, 871, 899)):  # the second market ends in an earlier block
+        symbol = f"M{number}/USDT"
+        market = rows[:end].with_columns(pl.lit(symbol).alias(SYMBOL), pl.col("return_1") * (1 - number))
+        markets.append(market)
+    gap = pl.int_range(pl.len()) >= 897  # the newest bars of the last market cannot be forecast from
+    markets[2] = markets[2].with_columns(pl.when(~gap).then("volatility").alias("volatility"))
+    train = pl.concat(market[:700] for market in markets)
+    for embedding_size in (0, 4):
+        config = small.model.model_copy(update={"embedding_size": embedding_size})
+        model = fit_model(train, HYPERPARAMETERS, 6, config)
+        newest = model.predict_newest(pl.concat(market.tail(model.windows.n_bars) for market in markets))
+        whole = model.predict(pl.concat(markets))
+        assert len(newest) == 3 * len(config.horizons)
+        for market in markets:
+            symbol = market[SYMBOL][0]
+            mine, all_of_them = newest.filter(pl.col(SYMBOL) == symbol), whole.filter(pl.col(SYMBOL) == symbol)
+            assert mine["ts"].unique().to_list() == [all_of_them["ts"].max()]
+            alone = model.predict_newest(market.tail(model.windows.n_bars))
+            scale = market.drop_nulls("volatility")["volatility"][-1]
+            for other in (alone, all_of_them):
+                pairs = mine.join(other, on=PREDICTION_KEYS, suffix="_other")
+                assert len(pairs) == len(config.horizons)
+                for name in QUANTILES:
+                    assert (pairs[name] - pairs[f"{name}_other"]).abs().max() / scale < 1e-5
+    assert newest[f"q{LEVELS[0]:g}"].n_unique() > 3  # markets differ
+    silent = markets[0].tail(100).with_columns(volatility=pl.lit(None, pl.Float64))
+    assert model.predict_newest(silent).is_empty()
 
 
 def test_a_loss_that_is_no_number_is_one_line_with_the_epoch(rows: pl.DataFrame, small: Config) -> None:
@@ -181,3 +241,5 @@ def test_two_markets_share_one_network_and_do_not_touch_each_other(rows: pl.Data
     model = fit_model(both.filter(pl.col("bar") < rows["bar"][700]), HYPERPARAMETERS, 6, small.model)
     together = model.predict(both).filter(pl.col(SYMBOL) == "BTC/USDT")
     assert together.equals(model.predict(rows))
+    with pytest.raises(DataError, match="knows nothing of XRP/USDT"):
+        model.predict(rows.with_columns(pl.lit("XRP/USDT").alias(SYMBOL)))

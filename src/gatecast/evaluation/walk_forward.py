@@ -1,6 +1,7 @@
 """Walk-forward evaluation: one procedure and its baselines, fold by fold, every forecast kept."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import polars as pl
 
@@ -9,8 +10,9 @@ from gatecast.evaluation.baselines import BASELINES
 from gatecast.evaluation.fold_proof import CutProof, FoldProof, cut_within, prove_fitted, prove_forecasts
 from gatecast.evaluation.splits import Fold
 from gatecast.market.candles import BAR, SYMBOL, TS
+from gatecast.model.ensemble import training_workers
 from gatecast.model.predictions import FOLD, HORIZON, LSTM, MODEL, PREDICTION_KEYS, QUANTILES, TARGET, realised
-from gatecast.model.procedure import FittedModel, TrainingInputs, train_model, training_inputs
+from gatecast.model.procedure import FittedModel, PendingModel, TrainingInputs, begin_training, training_inputs
 from gatecast.model.training import Hyperparameters
 
 
@@ -22,6 +24,7 @@ def evaluate_folds(
     n_steps: int,
     model: ModelConfig,
     say: Callable[[str], None],
+    checkpoints: Path | None = None,
 ) -> tuple[pl.DataFrame, FoldProof]:
     """Every out-of-sample forecast of every model, and the proof that none of them saw what it forecasts.
 
@@ -33,6 +36,7 @@ def evaluate_folds(
         n_steps: Optimiser steps, from `tune`.
         model: Network and training.
         say: Takes a line of progress a fold.
+        checkpoints: Folder of networks under way and done; None: nothing is kept.
 
     Returns:
         symbol, ts, horizon, model, fold, target (log return, null where not known yet) and a column a level, sorted;
@@ -40,15 +44,22 @@ def evaluate_folds(
     """
     tables: list[pl.DataFrame] = []
     proofs: list[CutProof] = []
-    for fold in folds:
-        forecasts, proven = _evaluate_fold(rows, fold, baselines, hyperparameters, n_steps, model)
-        proofs += proven
-        test = fold.test.rows(rows)
-        outcome = realised(test, model.horizons)
-        for name, table in forecasts.items():
-            named = table.with_columns(pl.lit(name).alias(MODEL), pl.lit(fold.number, dtype=pl.Int64).alias(FOLD))
-            tables.append(named.join(outcome, on=PREDICTION_KEYS, how="left", maintain_order="left"))
-        say(f"evaluate: fold {fold.number + 1}/{len(folds)} refitted and forecast, {len(test)} bars")
+    with training_workers(len(folds) * model.n_seeds, model.n_devices) as workers:
+
+        def begin(fold: Fold) -> PendingModel:
+            label = f"evaluate: fold {fold.number + 1}/{len(folds)}, "
+            inputs = fold_inputs(rows, fold, hyperparameters, model)
+            return begin_training(inputs, hyperparameters, n_steps, model, workers, label, checkpoints)
+
+        for fold, pending in _one_ahead(folds, begin):
+            forecasts, proven = _evaluate_fold(rows, fold, baselines, hyperparameters, model, pending)
+            proofs += proven
+            test = fold.test.rows(rows)
+            outcome = realised(test, model.horizons)
+            for name, table in forecasts.items():
+                named = table.with_columns(pl.lit(name).alias(MODEL), pl.lit(fold.number, dtype=pl.Int64).alias(FOLD))
+                tables.append(named.join(outcome, on=PREDICTION_KEYS, how="left", maintain_order="left"))
+            say(f"evaluate: fold {fold.number + 1}/{len(folds)} refitted and forecast, {len(test)} bars")
     order = [*PREDICTION_KEYS, MODEL, FOLD, TARGET, *QUANTILES]
     return pl.concat(tables).select(order).sort(MODEL, HORIZON, SYMBOL, TS), FoldProof(tuple(proofs))
 
@@ -77,7 +88,7 @@ def lstm_forecasts(rows: pl.DataFrame, fold: Fold, fitted: FittedModel) -> pl.Da
         symbol, ts, horizon and a column a level, in log returns.
     """
     history = rows.filter(pl.col(BAR) < fold.test.end)
-    context = fold.test.preceded_by(fitted.stride + fitted.burn_in).rows(history)
+    context = fold.test.preceded_by(fitted.windows.n_bars).rows(history)
     test = fold.test.rows(history)
     return fitted.predict(context).join(test, on=[SYMBOL, TS], how="semi", maintain_order="left")
 
@@ -97,38 +108,45 @@ def baseline_forecasts(
     return {name: BASELINES[name](history, fold, horizons) for name in baselines}
 
 
+def _one_ahead(folds: Sequence[Fold], begin: Callable[[Fold], PendingModel]) -> Iterator[tuple[Fold, PendingModel]]:
+    """Each fold with its model, the networks of the next one under way: no worker waits, and memory holds two folds."""
+    pending = begin(folds[0])
+    for fold, following in zip(folds, [*folds[1:], None], strict=True):
+        present, pending = pending, begin(following) if following else pending
+        yield fold, present
+
+
 def _evaluate_fold(
     rows: pl.DataFrame,
     fold: Fold,
     baselines: Sequence[str],
     hyperparameters: Hyperparameters,
-    n_steps: int,
     model: ModelConfig,
+    pending: PendingModel,
 ) -> tuple[dict[str, pl.DataFrame], list[CutProof]]:
     """The forecasts by model, and the proofs at three cuts: where the test begins, after its first bar, within it."""
 
-    def prepare(some: pl.DataFrame) -> TrainingInputs:
-        return fold_inputs(some, fold, hyperparameters, model)
-
-    inputs = prepare(rows)
-    trained_on = inputs.tables()
-    fitted = train_model(inputs, n_steps, model)
+    def prepare(some: pl.DataFrame) -> dict[str, pl.DataFrame]:
+        return fold_inputs(some, fold, hyperparameters, model).tables()
 
     def rivals(some: pl.DataFrame) -> dict[str, pl.DataFrame]:
         return baseline_forecasts(some, fold, baselines, model.horizons)
 
+    # while the networks are trained elsewhere
+    of_baselines = rivals(rows)
+    proofs = [
+        prove_fitted(rows, fold, model.horizons, pending.inputs.tables(), prepare),
+        # a baseline that is fitted on any later bar already gives itself away in its first forecast
+        prove_forecasts(fold.test.start + 1, rows, fold, model.horizons, of_baselines, rivals),
+    ]
+    fitted = pending.fitted()
+
     def forecast(some: pl.DataFrame) -> dict[str, pl.DataFrame]:
         return {LSTM: lstm_forecasts(some, fold, fitted), **rivals(some)}
 
-    forecasts = forecast(rows)
-    baselines_alone = {name: forecasts[name] for name in baselines}
+    forecasts = {LSTM: lstm_forecasts(rows, fold, fitted), **of_baselines}
     within = cut_within(fold, model.stride)
-    return forecasts, [
-        prove_fitted(rows, fold, model.horizons, trained_on, lambda changed: prepare(changed).tables()),
-        # a baseline that is fitted on any later bar already gives itself away in its first forecast
-        prove_forecasts(fold.test.start + 1, rows, fold, model.horizons, baselines_alone, rivals),
-        prove_forecasts(within, rows, fold, model.horizons, forecasts, forecast),
-    ]
+    return forecasts, [*proofs, prove_forecasts(within, rows, fold, model.horizons, forecasts, forecast)]
 
 
 def shared_forecasts(predictions: pl.DataFrame) -> pl.DataFrame:

@@ -50,16 +50,15 @@ def issue_forecast(
     _require_sources(card, publications)
     grid = Grid(card.timeframe, card.calendar)
     regular = _newest_grids(candles, model, card, warn)
-    rows = newest_features(regular, scored(publications), card.recipe, model.stride + model.burn_in)
-    forecasts = model.predict(rows).join(rows.select(SYMBOL, TS, CLOSE), on=[SYMBOL, TS], maintain_order="left")
+    rows = newest_features(regular, scored(publications), card.recipe, model.windows.n_bars)
+    forecasts = model.predict_newest(rows).join(rows.select(SYMBOL, TS, CLOSE), on=[SYMBOL, TS], maintain_order="left")
     tables = []
     for symbol in card.symbols:
         market, forecast = Market(card.exchange, symbol, card.timeframe), forecasts.filter(pl.col(SYMBOL) == symbol)
         if forecast.is_empty():
             raise DataError(f"no candle of {market} has a known volatility to forecast from")
-        newest = forecast.filter(pl.col(TS) == forecast[TS].max())
-        tables.append(_as_rows(newest, market, grid))
-        for line in _silent_sources(rows.filter((pl.col(SYMBOL) == symbol) & (pl.col(TS) == newest[TS][0])), card):
+        tables.append(_as_rows(forecast, market, grid))
+        for line in _silent_sources(rows.filter((pl.col(SYMBOL) == symbol) & (pl.col(TS) == forecast[TS][0])), card):
             warn(f"{market}: {line}")
         issued_at, train_end = tables[-1][ISSUED_AT][0], datetime.fromisoformat(card.train_ends[symbol])
         if issued_at < train_end:
@@ -72,7 +71,7 @@ def issue_forecast(
 
 def bars_needed(model: FittedModel, card: ModelCard) -> int:
     """Candles of a market from which a forecast equals, to rounding, the one from its whole history."""
-    return history_bars(look_back(card.recipe), model.stride, model.burn_in)
+    return history_bars(look_back(card.recipe), model.windows)
 
 
 def _require_sources(card: ModelCard, publications: pl.DataFrame) -> None:

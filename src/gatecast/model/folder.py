@@ -1,26 +1,41 @@
 """The model folder: weights in safetensors and a JSON manifest, nothing that could run code when it is read."""
 
-import json
+import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from textwrap import shorten
+from typing import Annotated, Any, Final, Self
 
+import torch
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
+from torch import Tensor
 
 from gatecast.config import FeaturesConfig
+from gatecast.config_types import Spans
 from gatecast.errors import DataError
 from gatecast.features.feature import Recipe
-from gatecast.model.networks import QuantileLSTM
+from gatecast.model.calibration import Offsets
+from gatecast.model.networks import Architecture, Network, load_network
 from gatecast.model.predictions import LEVELS
 from gatecast.model.procedure import FittedModel
-from gatecast.model.training import Hyperparameters
-from gatecast.model.windows import Scaler, n_inputs
+from gatecast.model.windows import Scaler, Windows, n_inputs
 from gatecast.workspace import file_sha256, write_atomically, write_json
 
-_FORMAT = 3
+_FORMAT = 4
 _WEIGHTS = "weights.safetensors"
 _MANIFEST = "manifest.json"
+_BOUNDS: Final = {  # a damaged number asks for no more time and memory than the configuration lets anyone ask for
+    "hidden_size": (1, 4096),
+    "n_layers": (1, 8),
+    "embedding_size": (0, 256),
+    "kernel_bars": (1, 256),
+    "n_attention_heads": (1, 64),
+    "dropout": (0, 1),
+    "stride": (1, 1_000_000),
+    "burn_in": (0, 1_000_000),
+}
 
 
 @dataclass(frozen=True)
@@ -75,12 +90,12 @@ def save_model(folder: Path, model: FittedModel, card: ModelCard, provenance: di
         "levels": LEVELS,
         "features": model.features,
         "horizons": model.horizons,
-        "stride": model.stride,
-        "burn_in": model.burn_in,
-        "n_layers": model.n_layers,
+        "symbols": model.symbols,
+        "windows": asdict(model.windows),
+        "architecture": asdict(model.architecture),
         "n_networks": len(model.networks),
-        "hyperparameters": asdict(model.hyperparameters),
         "scaler": asdict(model.scaler),
+        "offsets": model.offsets,
         "card": {**asdict(card), "spans": card.spans.model_dump(mode="json")},
         "provenance": provenance,
     }
@@ -94,48 +109,123 @@ def load_model(folder: Path) -> tuple[FittedModel, ModelCard]:
         DataError: Absent, foreign, damaged, or weights other than those that the manifest was written for.
     """
     try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-        if manifest["format"] != _FORMAT or tuple(manifest["levels"]) != LEVELS:
-            raise DataError(f"{folder / _MANIFEST} is of format {manifest['format']}, this gatecast reads {_FORMAT}")
-        if file_sha256(folder / _WEIGHTS) != manifest["weights_sha256"]:
+        text = (folder / _MANIFEST).read_bytes()
+        written_as = _Header.model_validate_json(text).format
+        if written_as != _FORMAT:
+            raise DataError(
+                f"{folder / _MANIFEST} is of format {written_as}, this gatecast reads {_FORMAT}: run `gatecast fit`, or"
+                " use the gatecast that wrote it"
+            )
+        manifest = _Manifest.model_validate_json(text)
+        weights = (folder / _WEIGHTS).read_bytes()
+        if hashlib.sha256(weights).hexdigest() != manifest.weights_sha256:
             raise DataError(
                 f"{folder / _WEIGHTS} is not the file that its manifest was written for; run `gatecast fit`"
             )
-        tensors = load_file(folder / _WEIGHTS)
-        model = _model(manifest, tensors)
-        card = manifest["card"]
-        spans = FeaturesConfig.model_validate(card["spans"])
-        return model, ModelCard(**{**card, **{key: tuple(card[key]) for key in ("symbols", "sources")}, "spans": spans})
+        return manifest.model(_networks(manifest, load(weights))), manifest.card
     except FileNotFoundError as error:
         raise DataError(
             f"{folder} is not a model folder: {Path(error.filename).name} is absent; run `gatecast fit`"
         ) from None
-    except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise DataError(f"{folder} is damaged or not a model folder ({error}); run `gatecast fit`") from error
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read as a model folder: {error}") from error
+    except (ValueError, RuntimeError, SafetensorError) as error:
+        raise DataError(
+            f"{folder} is damaged or not a model folder ({_in_one_line(error)}); run `gatecast fit`"
+        ) from error
 
 
-def _model(manifest: dict[str, Any], tensors: dict[str, Any]) -> FittedModel:
-    hyperparameters = Hyperparameters(**manifest["hyperparameters"])
-    scaler = Scaler(tuple(manifest["scaler"]["mean"]), tuple(manifest["scaler"]["deviation"]))
-    networks = []
-    for number in range(manifest["n_networks"]):
-        network = QuantileLSTM(
-            n_inputs(manifest["features"]),
-            len(manifest["horizons"]),
-            hyperparameters.hidden_size,
-            manifest["n_layers"],
-            hyperparameters.dropout,
+class _Header(BaseModel):
+    """What the manifests of all formats hold."""
+
+    model_config = ConfigDict(strict=True)
+
+    format: int
+
+
+def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) != len(names):
+        raise ValueError("a name is there twice")
+    return names
+
+
+_Names = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_each_once)]
+
+
+class _Manifest(_Header):
+    """What a manifest of this format holds."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    weights_sha256: str
+    levels: tuple[float, ...]
+    features: _Names
+    horizons: Spans
+    symbols: _Names
+    windows: Windows
+    architecture: Architecture
+    n_networks: int = Field(ge=1, le=64)
+    scaler: Scaler
+    offsets: Offsets
+    card: ModelCard
+    provenance: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        built, scaler = self.architecture, self.scaler
+        numbers = {**asdict(built), **asdict(self.windows)}
+        for name, (least, most) in _BOUNDS.items():
+            if not least <= numbers[name] <= most:
+                raise ValueError(f"{name} is {numbers[name]}, not between {least} and {most}")
+        sizes = (n_inputs(self.features), len(self.horizons), len(self.symbols))
+        fits = {
+            "levels": self.levels == LEVELS,
+            "architecture": (built.n_inputs, built.n_horizons, built.n_markets) == sizes,
+            "n_attention_heads": built.network != "attention_lstm" or built.hidden_size % built.n_attention_heads == 0,
+            "scaler": len(scaler.mean) == len(scaler.deviation) == len(self.features) and min(scaler.deviation) >= 0,
+            "offsets": [len(each) for each in self.offsets] == [len(LEVELS)] * len(self.horizons),
+        }
+        if amiss := [name for name, is_sound in fits.items() if not is_sound]:
+            raise ValueError(f"{', '.join(amiss)}: not what the rest of the manifest, or this gatecast, goes with")
+        return self
+
+    def model(self, networks: tuple[Network, ...]) -> FittedModel:
+        """The model with its networks."""
+        return FittedModel(
+            symbols=self.symbols,
+            features=self.features,
+            horizons=self.horizons,
+            windows=self.windows,
+            architecture=self.architecture,
+            scaler=self.scaler,
+            networks=networks,
+            offsets=self.offsets,
         )
-        prefix = f"network_{number}."
-        network.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-        networks.append(network.eval())
-    return FittedModel(
-        features=tuple(manifest["features"]),
-        horizons=tuple(manifest["horizons"]),
-        stride=manifest["stride"],
-        burn_in=manifest["burn_in"],
-        n_layers=manifest["n_layers"],
-        hyperparameters=hyperparameters,
-        scaler=scaler,
-        networks=tuple(networks),
-    )
+
+
+def _networks(manifest: _Manifest, tensors: dict[str, Tensor]) -> tuple[Network, ...]:
+    """The networks of the ensemble.
+
+    Raises:
+        ValueError: Tensors of other networks, of another architecture, or not of finite 32-bit numbers.
+    """
+    weights: dict[str, dict[str, Tensor]] = {f"network_{number}": {} for number in range(manifest.n_networks)}
+    for name, value in tensors.items():
+        network, _, within = name.partition(".")
+        if network not in weights:
+            raise ValueError(f"{name} is of none of its {manifest.n_networks} networks")
+        if value.dtype != torch.float32 or not torch.isfinite(value).all():
+            raise ValueError(f"{name} holds something other than finite 32-bit numbers")
+        weights[network][within] = value
+    try:
+        return tuple(load_network(manifest.architecture, each) for each in weights.values())
+    except RuntimeError as error:
+        raise ValueError("its weights are those of another architecture") from error
+
+
+def _in_one_line(error: Exception) -> str:
+    text = str(error)
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        text = f"{'.'.join(map(str, first['loc'])) or _MANIFEST}: {first['msg']}"
+    return shorten(text, 300, placeholder=" ...")

@@ -30,9 +30,14 @@ def predictions(rows: pl.DataFrame, horizon: int, quantiles: Array) -> pl.DataFr
         horizon: Bars ahead.
         quantiles: Log returns, (N, Q); a row with a NaN is a bar that cannot be forecast, and is left out.
     """
-    table = rows.select(SYMBOL, TS).with_columns(pl.lit(horizon, dtype=pl.Int64).alias(HORIZON))
-    values = pl.DataFrame(quantiles, schema=dict.fromkeys(QUANTILES, pl.Float64))
-    return table.hstack(values).filter(pl.all_horizontal(pl.col(QUANTILES).is_finite()))
+    columns = {name: quantiles[:, place] for place, name in enumerate(QUANTILES)}
+    # columns put side by side cost a fifth of what expressions do, and that is most of the time of a live forecast
+    table = pl.DataFrame(
+        {SYMBOL: rows[SYMBOL], TS: rows[TS], HORIZON: np.full(len(rows), horizon), **columns},
+        schema_overrides={HORIZON: pl.Int64, **dict.fromkeys(QUANTILES, pl.Float64)},
+    )
+    known = np.isfinite(quantiles).all(axis=1)
+    return table if known.all() else table.filter(pl.Series(known))
 
 
 def realised(rows: pl.DataFrame, horizons: Sequence[int]) -> pl.DataFrame:

@@ -1,116 +1,221 @@
-"""The procedure that is evaluated and goes live: scaler, seed ensemble and prediction, fitted on one train span."""
+"""The procedure that is evaluated and goes live: scaler, seed ensemble and calibration, fitted on one train span."""
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
+import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
 
 from gatecast.config import ModelConfig
-from gatecast.errors import DataError
 from gatecast.features.feature import KEYS
 from gatecast.features.targets import target_name
-from gatecast.market.candles import SYMBOL, TS
-from gatecast.model.networks import QuantileLSTM
-from gatecast.model.predictions import predictions
+from gatecast.market.candles import BAR, SYMBOL, TS
+from gatecast.model.calibration import Offsets, conformal_offsets, split_train
+from gatecast.model.ensemble import collect_networks, members, train_member, training_workers
+from gatecast.model.networks import Architecture, Network
+from gatecast.model.predictions import LEVELS, Array, predictions
+from gatecast.model.threads import one_thread
 from gatecast.model.training import EarlyStop, Hyperparameters, train_network
-from gatecast.model.windows import Panel, Scaler, blocks, build_panels, fit_scaler
-
-# matrix products may round otherwise in a batch of another size: in batches of one size the forecast of a bar is the
-# same to the last bit however many bars come after it
-_BLOCKS_AT_ONCE = 16
+from gatecast.model.windows import Panel, Scaler, Windows, build_panel, fit_scaler, n_inputs
 
 
 @dataclass(frozen=True)
 class FittedModel:
-    """Everything that a forecast needs besides the feature rows."""
+    """Everything that a forecast needs besides the feature rows.
 
+    Attributes:
+        symbols: Its markets, in the order of their numbers.
+        features: Inputs, in order.
+        horizons: Bars ahead.
+        windows: How bars are cut into blocks.
+        architecture: What its networks are built from.
+        scaler: Of the inputs.
+        networks: The ensemble.
+        offsets: What calibration adds to each quantile, (H, Q), in units of the scaled target.
+    """
+
+    symbols: tuple[str, ...]
     features: tuple[str, ...]
     horizons: tuple[int, ...]
-    stride: int
-    burn_in: int
-    n_layers: int
-    hyperparameters: Hyperparameters
+    windows: Windows
+    architecture: Architecture
     scaler: Scaler
-    networks: tuple[QuantileLSTM, ...]
+    networks: tuple[Network, ...]
+    offsets: Offsets
 
-    def panels(self, rows: pl.DataFrame) -> tuple[Panel, ...]:
-        """Feature rows as the network sees them."""
-        return build_panels(rows, self.features, self.horizons, self.scaler, self.stride, self.burn_in)
+    def panel(self, rows: pl.DataFrame) -> Panel:
+        """Feature rows as the network sees them.
 
-    @torch.inference_mode()
+        Raises:
+            DataError: A row of a market that the model does not know.
+        """
+        return build_panel(rows, self.features, self.horizons, self.scaler, self.symbols, self.windows)
+
     def predict(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Quantiles for every bar that can be forecast from.
 
         Args:
             rows: Feature rows of consecutive bars a market, sorted by symbol and ts. What is predicted for a bar
-                depends on its block and the burn-in before it, so rows should begin `stride + burn_in` bars earlier.
+                depends on its block and the burn-in before it, so rows should begin `windows.n_bars` bars earlier.
 
         Returns:
             symbol, ts (of the last bar known), horizon and a column a level, in log returns; a bar without a close or a
             volatility has no row.
+
+        Raises:
+            DataError: A row of a market that the model does not know.
         """
-        tables = [self._predict_market(rows, panel) for panel in self.panels(rows)]
-        return pl.concat(table for market in tables for table in market)
+        panel = self.panel(rows)
+        scaled = np.full((len(rows), len(self.horizons), len(LEVELS)), np.nan)
+        here = panel.rows >= 0
+        scaled[panel.rows[here].numpy()] = self._calibrated(self.scaled_quantiles(panel))[here.numpy()]
+        return self._table(rows, scaled, _at_rows(panel.scale, panel, len(rows)))
 
-    def _predict_market(self, rows: pl.DataFrame, panel: Panel) -> list[pl.DataFrame]:
-        inputs = blocks(panel.inputs, self.stride, self.burn_in)  # (N, T, F)
-        index = blocks(panel.rows, self.stride, self.burn_in)[:, self.burn_in :].flatten()  # (N * stride)
-        scale = blocks(panel.scale, self.stride, self.burn_in)[:, self.burn_in :].flatten(0, 1)  # (N * stride, H)
-        batches = torch.split(inputs, _BLOCKS_AT_ONCE)
-        quantiles = torch.cat([self._quantiles(batch) for batch in batches])  # (N * stride, H, Q)
-        returns = quantiles * scale[..., None]  # (N * stride, H, Q)
-        here = (index >= 0) & (scale[:, 0] > 0)
-        bars = rows[index[here].numpy()]
-        return [
-            predictions(bars, horizon, returns[here, column].double().numpy())
-            for column, horizon in enumerate(self.horizons)
-        ]
+    @one_thread()
+    @torch.inference_mode()
+    def predict_newest(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Quantiles of the newest bar of each market that can be forecast from, in one call of each network.
 
-    def _quantiles(self, inputs: Tensor) -> Tensor:
-        n_blocks = len(inputs)
-        batch = torch.cat([inputs, inputs.new_zeros(_BLOCKS_AT_ONCE - n_blocks, *inputs.shape[1:])])
-        members = [network(batch)[:n_blocks, self.burn_in :].flatten(0, 1) for network in self.networks]
-        return torch.stack(members).mean(0)
+        Args:
+            rows: Feature rows, the last `windows.n_bars` of each market, sorted by symbol and ts.
+
+        Returns:
+            As `predict`, but one bar a market; a market of which no bar can be forecast from has no row.
+
+        Raises:
+            DataError: A row of a market that the model does not know.
+        """
+        panel, burn_in = self.panel(rows), self.windows.burn_in
+        usable = panel.cut((panel.rows >= 0) & (panel.scale[:, 0] > 0), panel.starts)[:, burn_in:]  # (N, stride)
+        last = torch.where(usable, torch.arange(self.windows.stride), -1).amax(1)  # (N), -1 where no bar is usable
+        # blocks come in the order of time within a market, and the last one stays
+        block_of = {market: block for block, market in enumerate(panel.markets.tolist()) if last[block] >= 0}
+        blocks = torch.tensor([block_of[market] for market in sorted(block_of)], dtype=torch.long)  # (B)
+        places = burn_in + last[blocks]  # (B), within each block
+        n_bars = int(places.max()) + 1 if len(blocks) else 1  # what comes after the newest bar is not computed
+        inputs, each = panel.cut(panel.inputs, panel.starts[blocks])[:, :n_bars], torch.arange(len(blocks))
+        states = [network.states(inputs, panel.markets[blocks])[each, places, None] for network in self.networks]
+        heads = [network.head for network in self.networks]
+        members = [head.quantiles(head(state))[:, 0] for head, state in zip(heads, states, strict=True)]  # (B, H, Q)
+        bars = panel.starts[blocks] + places
+        scaled = self._calibrated(torch.stack(members).mean(0).double().numpy())
+        index = panel.rows[bars].numpy()
+        keys = pl.DataFrame({key: rows[key].gather(index) for key in (SYMBOL, TS)})
+        return self._table(keys, scaled, panel.scale[bars].double().numpy())
+
+    @one_thread()
+    @torch.inference_mode()
+    def scaled_quantiles(self, panel: Panel) -> Array:
+        """Quantiles of the scaled return before calibration, averaged over the networks.
+
+        The anchored blocks of one number are computed together, each market in its place: matrix products may round
+        otherwise in a batch of another size, and so what is said of a bar is the same to the last bit however many bars
+        come after it.
+
+        Returns:
+            (T, H, Q), NaN in the burn-in before the first block of a market.
+        """
+        burn_in, n_bars = self.windows.burn_in, self.windows.n_bars
+        result = np.full((len(panel.rows), len(self.horizons), len(LEVELS)), np.nan)
+        numbers = torch.arange(len(self.symbols))
+        for anchor in torch.unique(panel.anchors).tolist():
+            chosen = panel.anchors == anchor
+            starts, places = panel.starts[chosen], panel.markets[chosen]
+            inputs = panel.inputs.new_zeros(len(self.symbols), n_bars, panel.inputs.shape[1])
+            inputs[places] = panel.cut(panel.inputs, starts)
+            quantiles = torch.stack([network(inputs, numbers)[places, burn_in:] for network in self.networks]).mean(0)
+            spans = starts[:, None] + torch.arange(burn_in, n_bars)  # (B, stride)
+            result[spans.numpy()] = quantiles.double().numpy()
+        return result
+
+    def _calibrated(self, quantiles: Array) -> Array:
+        """With the offsets added, sorted: they could make neighbouring levels cross."""
+        moved: Array = np.sort(quantiles + np.array(self.offsets), axis=-1)
+        return moved
+
+    def _table(self, rows: pl.DataFrame, scaled: Array, scale: Array) -> pl.DataFrame:
+        return pl.concat(
+            predictions(rows, horizon, np.where(scale[:, column] > 0, scale[:, column], np.nan)[:, None] * values)
+            for column, (horizon, values) in enumerate(zip(self.horizons, scaled.swapaxes(0, 1), strict=True))
+        )
+
+
+def _at_rows(series: Tensor, panel: Panel, n_rows: int) -> Array:
+    values = np.zeros((n_rows, series.shape[1]))
+    here = panel.rows >= 0
+    values[panel.rows[here].numpy()] = series[here].double().numpy()
+    return values
 
 
 @dataclass(frozen=True)
 class TrainingInputs:
-    """What stands before the first optimiser step: with seeds and number of steps, the weights follow from it alone.
+    """What stands before the first optimiser step: with seeds and number of steps, the model follows from it alone.
 
     Attributes:
-        model: Everything that is fitted besides the networks, of which there are none yet.
-        panels: The train rows as the networks get them, a panel a market.
-        bars: symbol and ts behind the panels.
+        model: Everything that is fitted besides networks and offsets, of which there are none yet.
+        panel: The train rows as the networks get them.
+        bars: symbol and ts behind the panel.
+        calibration: The rows that calibrate, with the history that their states need.
+        calibration_bars: symbol and ts behind them.
     """
 
     model: FittedModel
-    panels: tuple[Panel, ...]
+    panel: Panel
     bars: pl.DataFrame
+    calibration: Panel
+    calibration_bars: pl.DataFrame
 
     def tables(self) -> dict[str, pl.DataFrame]:
         """All of it, cell by cell, to be compared with the same of other rows. Whatever else is fitted belongs here.
 
         Returns:
-            `scaler`: feature, mean, deviation. And for each tensor of the panels, `train inputs` and so on: symbol, ts
-            (null in the padding), position (in the panel) and a column a channel.
+            `scaler`: feature, mean, deviation. And for each tensor of the panels, `train inputs`, `calibration inputs`
+            and so on: symbol, ts (both null in the padding), position (in the panel) and a column a channel.
         """
         scaler = {"feature": self.model.features, "mean": self.model.scaler.mean}
         tables = {"scaler": pl.DataFrame({**scaler, "deviation": self.model.scaler.deviation})}
-        for name in (field.name for field in fields(Panel) if field.name != "rows"):
-            tables[f"train {name}"] = pl.concat(self._cells(panel, name) for panel in self.panels)
+        slices = {"train": (self.panel, self.bars), "calibration": (self.calibration, self.calibration_bars)}
+        for which, (panel, bars) in slices.items():
+            for name in ("inputs", "targets", "known", "scale"):
+                tables[f"{which} {name}"] = self._cells(getattr(panel, name), panel.rows, bars, name)
         return tables
 
-    def _cells(self, panel: Panel, name: str) -> pl.DataFrame:
-        cells: Tensor = getattr(panel, name)  # (T, C)
+    def _cells(self, cells: Tensor, rows: Tensor, bars: pl.DataFrame, name: str) -> pl.DataFrame:
         names = self.model.features if name == "inputs" else [target_name(horizon) for horizon in self.model.horizons]
         channels = [*names, *(f"mask {number + 1}" for number in range(cells.shape[1] - len(names)))]
-        index = pl.Series(panel.rows.numpy())
-        bars = self.bars[index.replace(-1, None)].select(pl.col(SYMBOL).drop_nulls().first(), TS)
-        return bars.with_row_index("position").hstack(pl.from_numpy(cells.numpy(), schema=channels))
+        behind = bars[pl.Series(rows.numpy()).replace(-1, None)]
+        return behind.with_row_index("position").hstack(pl.from_numpy(cells.numpy(), schema=channels))
 
 
-def fit_model(rows: pl.DataFrame, hyperparameters: Hyperparameters, n_steps: int, config: ModelConfig) -> FittedModel:
+@dataclass(frozen=True)
+class PendingModel:
+    """A model whose networks are being trained."""
+
+    inputs: TrainingInputs
+    networks: Sequence[Future[bytes]] = field(repr=False)
+
+    def fitted(self) -> FittedModel:
+        """The model, once its networks are there: they are put together and calibrated.
+
+        Raises:
+            GatecastError: The loss of a network is no longer a number, or a process was killed.
+        """
+        raw = self.inputs.model
+        model = replace(raw, networks=collect_networks(raw.architecture, self.networks))
+        return replace(model, offsets=_offsets(model, self.inputs.calibration))
+
+
+def fit_model(
+    rows: pl.DataFrame,
+    hyperparameters: Hyperparameters,
+    n_steps: int,
+    config: ModelConfig,
+    checkpoints: Path | None = None,
+) -> FittedModel:
     """Fit the procedure: the same function for every fold of `evaluate` and for `fit`.
 
     Args:
@@ -118,25 +223,39 @@ def fit_model(rows: pl.DataFrame, hyperparameters: Hyperparameters, n_steps: int
         hyperparameters: From `tune`.
         n_steps: Optimiser steps, from `tune`.
         config: Network and training.
+        checkpoints: Folder of networks under way and done; None: nothing is kept.
 
     Raises:
-        DataError: No row.
+        DataError: Too few rows.
         GatecastError: The loss is no longer a number.
     """
-    return train_model(training_inputs(rows, hyperparameters, config), n_steps, config)
+    inputs = training_inputs(rows, hyperparameters, config)
+    with training_workers(config.n_seeds, config.n_devices) as workers:
+        return begin_training(inputs, hyperparameters, n_steps, config, workers, "", checkpoints).fitted()
 
 
-def train_model(inputs: TrainingInputs, n_steps: int, config: ModelConfig) -> FittedModel:
-    """The second half of `fit_model`: the networks, a seed each.
+def begin_training(
+    inputs: TrainingInputs,
+    hyperparameters: Hyperparameters,
+    n_steps: int,
+    config: ModelConfig,
+    workers: Executor,
+    label: str,
+    checkpoints: Path | None,
+) -> PendingModel:
+    """The second half of `fit_model`: the networks, a seed each, are sent to the workers.
 
-    Raises:
-        GatecastError: The loss is no longer a number.
+    Args:
+        inputs: From `training_inputs`.
+        hyperparameters: From `tune`.
+        n_steps: Optimiser steps, from `tune`.
+        config: Network and training.
+        workers: From `training_workers`.
+        label: What lines of progress say before the number of a network.
+        checkpoints: Folder of networks under way and done; None: nothing is kept.
     """
-    networks = [
-        train_network(inputs.panels, inputs.model.hyperparameters, config, seed, n_steps=n_steps)[0]
-        for seed in range(config.seed, config.seed + config.n_seeds)
-    ]
-    return replace(inputs.model, networks=tuple(networks))
+    ensemble = members(inputs.panel, inputs.model.architecture, hyperparameters, config, n_steps, label, checkpoints)
+    return PendingModel(inputs, [workers.submit(train_member, member) for member in ensemble])
 
 
 def search_model(
@@ -144,19 +263,35 @@ def search_model(
     stopping: pl.DataFrame,
     hyperparameters: Hyperparameters,
     config: ModelConfig,
-    seed: int,
     max_epochs: int,
     patience: int,
 ) -> tuple[FittedModel, int]:
-    """Fit one network until the stopping rows no longer improve, for `tune` alone.
+    """Fit one network for `tune` alone: the stopping rows tell the number of steps, then it is trained as any other.
+
+    It is trained on all train rows and not calibrated: the slice of an inner fold is so short that its noise would
+    drown the differences between hyperparameters.
+
+    Args:
+        train: Feature rows with targets.
+        stopping: Later rows, purged from them.
+        hyperparameters: Of the network.
+        config: Network and training; its first seed is used.
+        max_epochs: Most passes over the train rows.
+        patience: Passes without improvement after which the training stops.
 
     Returns:
         The fitted model and its optimiser steps.
+
+    Raises:
+        GatecastError: The loss is no longer a number.
     """
-    inputs = training_inputs(train, hyperparameters, config)
-    early_stop = EarlyStop(inputs.model.panels(stopping), max_epochs, patience)
-    network, n_steps = train_network(inputs.panels, hyperparameters, config, seed, early_stop=early_stop)
-    return replace(inputs.model, networks=(network,)), n_steps
+    model = _unfitted(train, hyperparameters, config)
+    panel, early_stop = model.panel(train), EarlyStop(model.panel(stopping), max_epochs, patience)
+    parts = (panel, model.architecture, hyperparameters, config, config.seed)
+    network, n_steps = train_network(*parts, early_stop=early_stop, label="tune, until it stops")
+    if config.schedule != "constant":
+        network, _ = train_network(*parts, n_steps=n_steps, label="tune")
+    return replace(model, networks=(network,)), n_steps
 
 
 def training_inputs(rows: pl.DataFrame, hyperparameters: Hyperparameters, config: ModelConfig) -> TrainingInputs:
@@ -168,19 +303,53 @@ def training_inputs(rows: pl.DataFrame, hyperparameters: Hyperparameters, config
         config: Network and training.
 
     Raises:
-        DataError: No row.
+        DataError: Too few rows.
     """
-    features = tuple(name for name in rows.columns if name not in KEYS and not name.startswith("target_"))
-    if rows.is_empty():
-        raise DataError("no feature row to train on: fetch a longer history")
-    model = FittedModel(
+    train, start = split_train(rows, config.calibration_share, max(config.horizons))
+    model = _unfitted(train, hyperparameters, config)
+    newest = rows.filter(pl.col(BAR) >= start - model.windows.n_bars).with_columns(
+        pl.when(pl.col(BAR) >= start).then(pl.col(target_name(horizon))) for horizon in config.horizons
+    )
+    keys = [SYMBOL, TS]
+    return TrainingInputs(model, model.panel(train), train.select(keys), model.panel(newest), newest.select(keys))
+
+
+def _unfitted(train: pl.DataFrame, hyperparameters: Hyperparameters, config: ModelConfig) -> FittedModel:
+    """A model with its scaler, and neither networks nor calibration."""
+    features = tuple(name for name in train.columns if name not in KEYS and not name.startswith("target_"))
+    symbols = tuple(train[SYMBOL].unique().sort())
+    architecture = Architecture(
+        network=config.network,
+        head=config.head,
+        normalisation=config.normalisation,
+        n_inputs=n_inputs(features),
+        n_horizons=len(config.horizons),
+        n_markets=len(symbols),
+        embedding_size=config.embedding_size,
+        hidden_size=hyperparameters.hidden_size,
+        n_layers=config.n_layers,
+        dropout=hyperparameters.dropout,
+        kernel_bars=config.kernel_bars,
+        n_attention_heads=config.n_attention_heads,
+    )
+    return FittedModel(
+        symbols=symbols,
         features=features,
         horizons=config.horizons,
-        stride=config.stride,
-        burn_in=config.burn_in,
-        n_layers=config.n_layers,
-        hyperparameters=hyperparameters,
-        scaler=fit_scaler(rows, features),
+        windows=Windows(config.stride, config.burn_in),
+        architecture=architecture,
+        scaler=fit_scaler(train, features),
         networks=(),
+        offsets=((0.0,) * len(LEVELS),) * len(config.horizons),
     )
-    return TrainingInputs(model, model.panels(rows), rows.select(SYMBOL, TS))
+
+
+def _offsets(model: FittedModel, calibration: Panel) -> Offsets:
+    """The conformal offsets of each horizon, all markets together; none where no target of a horizon is known."""
+    quantiles, known = model.scaled_quantiles(calibration), calibration.known.numpy() > 0
+    offsets = []
+    for column in range(len(model.horizons)):
+        here = known[:, column] & np.isfinite(quantiles[:, column, 0])
+        errors = calibration.targets[:, column].double().numpy()[here, None] - quantiles[here, column]
+        offsets.append(tuple(map(float, conformal_offsets(errors))) if len(errors) else (0.0,) * len(LEVELS))
+    return tuple(offsets)

@@ -1,4 +1,4 @@
-"""Dense training with Lightning: a label at every bar of a block, tensors in memory, blocks as views.
+"""Dense training with Lightning: a label at every bar of a block, on CPU and GPU alike.
 
 One network is trained either for a fixed number of optimiser steps, or until a stopping slice no longer improves.
 """
@@ -6,22 +6,34 @@ One network is trained either for a fixed number of optimiser steps, or until a 
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
 
 import pytorch_lightning as lightning
 import torch
 from pytorch_lightning.callbacks import Callback, EarlyStopping
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.multiprocessing.spawn import ProcessException, ProcessRaisedException
 
 from gatecast.config import ModelConfig
 from gatecast.errors import GatecastError
-from gatecast.model.networks import QuantileLSTM, pinball_loss
+from gatecast.model.batches import Batch, Blocks, epoch_seed
+from gatecast.model.callbacks import STOPPING_LOSS, BestWeights, Checkpoint, ProgressLines, sound_checkpoint
+from gatecast.model.heads import pinball_loss
+from gatecast.model.networks import Architecture, Network
 from gatecast.model.predictions import LEVELS
-from gatecast.model.windows import Panel, blocks
+from gatecast.model.threads import one_thread
+from gatecast.model.windows import Panel
 
-_STOPPING_LOSS = "stopping_loss"
-Batch = tuple[Tensor, Tensor, Tensor]  # inputs (B, T, F), scaled targets (B, T, H), known (B, T, H)
+_WARM_UP: Final = 0.1  # of the steps
+
+# here and not in a function, for the processes that Lightning starts, too
+for _name in ("pytorch_lightning", "lightning_fabric", "torch.multiprocessing.spawn"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
+# batches are gathered from memory by index: there is no DataLoader for Lightning to advise about
+warnings.filterwarnings("ignore", module="pytorch_lightning")
 
 
 @dataclass(frozen=True)
@@ -38,176 +50,193 @@ class Hyperparameters:
 class EarlyStop:
     """A slice held out to stop the training, and the patience with it."""
 
-    panels: Sequence[Panel]
+    panel: Panel
     max_epochs: int
     patience: int
 
 
-class BlockBatches:
-    """Batches of blocks of all panels, gathered by index; an epoch is one pass.
+class DenseForecaster(lightning.LightningModule):
+    """The head's loss of the scaled returns at every bar after the burn-in."""
 
-    While training, the anchors are shifted by a random offset each epoch and the blocks shuffled, both by the seed. A
-    shifted panel holds one block less, so that every epoch has the same number of batches: Lightning counts on it.
-    """
+    n_steps: Tensor
 
-    def __init__(self, panels: Sequence[Panel], config: ModelConfig, seed: int | None) -> None:
-        """Hold the panels.
-
-        Args:
-            panels: The markets.
-            config: Stride, burn-in and blocks a batch.
-            seed: Seed of offsets and order; None: anchored blocks in order.
-        """
-        self.panels = panels
-        self.config = config
-        self.generator = None if seed is None else torch.Generator().manual_seed(seed)
-
-    def __len__(self) -> int:
-        """Batches of an epoch."""
-        n_blocks = sum(len(blocks(panel.rows, *self._layout(panel, shift=1))) for panel in self.panels)
-        return math.ceil(n_blocks / self.config.batch_blocks)
-
-    def __iter__(self) -> Iterator[Batch]:
-        """The batches of one epoch."""
-        shift = (
-            0 if self.generator is None else 1 + int(torch.randint(self.config.stride, (1,), generator=self.generator))
-        )
-        views = [
-            tuple(blocks(each, *self._layout(panel, shift)) for each in (panel.inputs, panel.targets, panel.known))
-            for panel in self.panels
-        ]
-        sizes = torch.tensor([len(inputs) for inputs, _, _ in views])
-        starts = sizes.cumsum(0) - sizes
-        total = int(sizes.sum())
-        order = torch.arange(total) if self.generator is None else torch.randperm(total, generator=self.generator)
-        for chosen in torch.split(order, self.config.batch_blocks):
-            owners = torch.searchsorted(starts, chosen, right=True) - 1
-            parts = [
-                [series[chosen[owners == owner] - starts[owner]] for series in views[owner]]
-                for owner in sorted(set(owners.tolist()))
-            ]
-            inputs, targets, known = (torch.cat(series) for series in zip(*parts, strict=True))
-            yield inputs, targets, known
-
-    def _layout(self, panel: Panel, shift: int) -> tuple[int, int, int]:
-        """Stride, burn-in and offset; a panel of a single block cannot be shifted."""
-        stride, burn_in = self.config.stride, self.config.burn_in
-        single = len(panel.rows) < burn_in + 2 * stride
-        return stride, burn_in, 0 if single or self.generator is None else shift
-
-
-class DenseQuantiles(lightning.LightningModule):
-    """Pinball loss of the scaled returns at every bar after the burn-in."""
-
-    def __init__(self, network: QuantileLSTM, hyperparameters: Hyperparameters, burn_in: int) -> None:
+    def __init__(self, network: Network, hyperparameters: Hyperparameters, config: ModelConfig, seed: int) -> None:
         """Hold the network and how to step it."""
         super().__init__()
         self.network = network
         self.settings = hyperparameters
-        self.burn_in = burn_in
+        self.config = config
+        self.seed = seed
+        self.register_buffer("n_steps", torch.zeros((), dtype=torch.long))  # with the weights, whatever process trains
+        # labels that overlap say less: a long horizon would teach all the noise of its few independent ones
+        shares = torch.tensor(config.horizons, dtype=torch.float32).rsqrt()
+        self.shares: Tensor  # (H)
+        self.register_buffer("shares", shares / shares.mean(), persistent=False)
+        self.losses: list[Tensor] = []  # of the present epoch, on their device: reading one would wait for the card
 
-    def _loss(self, batch: Batch) -> Tensor:
-        inputs, targets, known = batch
-        quantiles = self.network(inputs)[:, self.burn_in :]  # (B, stride, H, Q)
-        return pinball_loss(targets[:, self.burn_in :], quantiles, known[:, self.burn_in :])
+    def on_fit_start(self) -> None:
+        """Bind each of several processes to one thread, as one process is by `one_thread`."""
+        if self.trainer.world_size > 1:
+            torch.set_num_threads(1)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def on_train_epoch_start(self) -> None:
+        """Draw the dropout of an epoch from its number, so that a resumed training draws the same."""
+        torch.manual_seed(epoch_seed(self.seed, self.current_epoch, stream=1))
+        self.losses = []
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002 - Lightning names it
         """Loss of one batch."""
-        loss = self._loss(batch)
-        if not torch.isfinite(loss):
-            raise GatecastError(
-                f"the training loss is {loss.item()} at epoch {self.current_epoch}, batch {batch_idx}: lower"
-                f" tune.learning_rate.high (this network uses {self.settings.learning_rate:.4g}) or model.gradient_clip"
-            )
+        burn_in = self.config.burn_in
+        parameters = self.network.distribution(batch.inputs, batch.markets)[:, burn_in:]  # (B, stride, H, P)
+        weight = batch.known[:, burn_in:] * self.shares  # (B, stride, H)
+        loss = self.network.head.loss(batch.targets[:, burn_in:], parameters, weight)
+        self.losses.append(loss.detach())
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002 - Lightning names it
-        """Loss on the stopping slice."""
-        self.log(_STOPPING_LOSS, self._loss(batch), batch_size=int(batch[2][:, self.burn_in :].sum().clamp_min(1)))
+    def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:  # noqa: ARG002 - Lightning names it
+        """Count the steps behind the weights."""
+        self.n_steps.fill_(self.trainer.global_step)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW (Loshchilov and Hutter 2019)."""
-        return torch.optim.AdamW(
-            self.network.parameters(), lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay
+    def on_train_epoch_end(self) -> None:
+        """See that every loss of the epoch was a number.
+
+        Raises:
+            GatecastError: One was not.
+        """
+        if not self.losses:  # a training that goes on begins with the end of the epoch that it was saved at
+            return
+        # of all processes: or one would stop, and another wait for it
+        losses = self.trainer.strategy.reduce(torch.stack(self.losses))
+        assert isinstance(losses, Tensor)
+        if torch.isfinite(losses).all():
+            return
+        first = int(torch.nonzero(~torch.isfinite(losses))[0])
+        raise GatecastError(
+            f"the training loss is {losses[first].item()} at epoch {self.current_epoch}, batch {first}:"
+            f" {_remedy(self.settings)}"
         )
 
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002 - Lightning names it
+        """Pinball loss on the stopping slice, whatever the head is trained by."""
+        burn_in = self.config.burn_in
+        quantiles = self.network(batch.inputs, batch.markets)[:, burn_in:]  # (B, stride, H, Q)
+        known = batch.known[:, burn_in:]
+        loss = pinball_loss(batch.targets[:, burn_in:], quantiles, known)
+        self.log(STOPPING_LOSS, loss, batch_size=int(known.sum().clamp_min(1)))
 
-class _BestWeights(Callback):
-    """Remembers the weights and the step at which the stopping loss was least."""
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW, its rate on a half cosine down to nothing where the number of steps is fixed.
 
-    def __init__(self, network: QuantileLSTM) -> None:
-        self.network = network
-        self.loss = float("inf")
-        self.n_steps = 0
-        self.weights: dict[str, Tensor] = {}
+        Source:
+            Loshchilov and Hutter (2017), SGDR, ICLR; (2019), Decoupled Weight Decay Regularization, ICLR.
+        """
+        optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay
+        )
+        n_steps = self.trainer.max_steps
+        if self.config.schedule == "constant" or n_steps < 0:
+            return optimizer
+        rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine_rate(step, n_steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
 
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:  # noqa: ARG002 - Lightning names it
-        loss = float(trainer.callback_metrics[_STOPPING_LOSS])
-        if loss < self.loss:
-            self.loss, self.n_steps = loss, trainer.global_step
-            self.weights = {name: value.clone() for name, value in self.network.state_dict().items()}
+
+def cosine_rate(step: int, n_steps: int) -> float:
+    """Share of the learning rate at a step, from 0: up over the first tenth, then down on a half cosine."""
+    return min((step + 1) / (_WARM_UP * n_steps), 1.0) * 0.5 * (1 + math.cos(math.pi * min(step / n_steps, 1.0)))
 
 
 def train_network(
-    panels: Sequence[Panel],
+    panel: Panel,
+    architecture: Architecture,
     hyperparameters: Hyperparameters,
     config: ModelConfig,
     seed: int,
     *,
     n_steps: int | None = None,
     early_stop: EarlyStop | None = None,
-) -> tuple[QuantileLSTM, int]:
+    checkpoint: Path | None = None,
+    label: str = "",
+) -> tuple[Network, int]:
     """Train one network.
 
     Args:
-        panels: Train slices, a panel a market.
-        hyperparameters: Width, rates and decay.
-        config: Everything else about network and training.
+        panel: The train slice.
+        architecture: What the network is built from.
+        hyperparameters: Rates and decay.
+        config: Everything else about the training.
         seed: Decides initial weights, dropout, order and offsets.
         n_steps: Optimiser steps, when they are fixed.
-        early_stop: The slice that stops the training, when they are to be found.
+        early_stop: The slice that stops the training, when they are to be found; the learning rate stays as it is.
+        checkpoint: File that is written as the training goes on, and gone on from if it is there.
+        label: What lines of progress call the network.
 
     Returns:
-        The network in evaluation mode, and the optimiser steps behind its weights.
+        The network in evaluation mode, on the CPU, and the optimiser steps behind its weights.
 
     Raises:
-        GatecastError: The loss is no longer a number.
+        GatecastError: The loss is no longer a number, or no target is known.
     """
-    _quiet()
-    lightning.seed_everything(seed, verbose=False)
-    n_inputs, n_horizons = panels[0].inputs.shape[1], panels[0].targets.shape[1]
-    network = QuantileLSTM(n_inputs, n_horizons, hyperparameters.hidden_size, config.n_layers, hyperparameters.dropout)
-    network.start_at(_train_quantiles(panels))
-    best = _BestWeights(network)
+    torch.manual_seed(seed)
+    network = Network(architecture)
+    network.head.start_at(_train_quantiles(panel))
+    module = DenseForecaster(network, hyperparameters, config, seed)
+    stoppers = [BestWeights(), EarlyStopping(STOPPING_LOSS, patience=early_stop.patience)] if early_stop else []
+    savers: list[Callback] = [Checkpoint(checkpoint)] if checkpoint else []
     trainer = lightning.Trainer(
-        accelerator="cpu",
-        devices=1,
+        **_hardware(config),
         max_steps=n_steps if n_steps is not None else -1,
         max_epochs=early_stop.max_epochs if early_stop else -1,
         gradient_clip_val=config.gradient_clip,
-        callbacks=[best, EarlyStopping(_STOPPING_LOSS, patience=early_stop.patience)] if early_stop else [],
-        deterministic=True,
+        callbacks=[*stoppers, *savers, ProgressLines(label)],
+        reload_dataloaders_every_n_epochs=1,
+        use_distributed_sampler=False,
         logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
+        enable_checkpointing=checkpoint is not None,
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    module = DenseQuantiles(network, hyperparameters, config.burn_in)
-    stopping = BlockBatches(early_stop.panels, config, None) if early_stop else None
-    trainer.fit(module, BlockBatches(panels, config, seed), stopping)
-    if early_stop:
-        network.load_state_dict(best.weights)
-        return network.eval(), best.n_steps
-    return network.eval(), trainer.global_step
+    blocks = Blocks(panel, early_stop.panel if early_stop else None, config.batch_blocks, seed)
+    try:
+        with one_thread():
+            trainer.fit(module, datamodule=blocks, ckpt_path=sound_checkpoint(checkpoint), weights_only=True)
+    except ProcessException as error:
+        raise _in_one_line(error) from error
+    if not all(torch.isfinite(value).all() for value in network.state_dict().values()):
+        raise GatecastError(f"the last optimiser step left weights that are not numbers: {_remedy(hyperparameters)}")
+    return network.cpu().eval(), int(module.n_steps)
 
 
-def _train_quantiles(panels: Sequence[Panel]) -> Tensor:
+def _in_one_line(error: ProcessException) -> Exception:
+    """What ended a process that shared the steps: its own line, if it is one for the user."""
+    if not isinstance(error, ProcessRaisedException):
+        return GatecastError("a process that trained a network was killed, most likely because memory ran out")
+    kind, _, line = str(error).rstrip().splitlines()[-1].partition(": ")
+    return GatecastError(line) if kind == f"{GatecastError.__module__}.{GatecastError.__name__}" else error
+
+
+def _remedy(hyperparameters: Hyperparameters) -> str:
+    return (
+        f"lower tune.learning_rate.high (this network uses {hyperparameters.learning_rate:.4g}) or model.gradient_clip"
+    )
+
+
+def _hardware(config: ModelConfig) -> dict[str, Any]:
+    """Where Lightning trains: the cards if there are any, with half the bits where they have them; else the cores."""
+    card = torch.cuda.is_available()
+    return {
+        "accelerator": "gpu" if card else "cpu",
+        "devices": config.n_devices,
+        "strategy": "ddp_spawn" if config.n_devices > 1 else "auto",
+        "precision": "bf16-mixed" if card and torch.cuda.is_bf16_supported() else "32-true",
+        "deterministic": not card,
+    }
+
+
+def _train_quantiles(panel: Panel) -> Tensor:
     """Empirical quantiles of the scaled train targets, (H, Q)."""
-    targets = torch.cat([panel.targets for panel in panels])  # (T, H)
-    known = torch.cat([panel.known for panel in panels]) > 0
     levels = torch.tensor(LEVELS)
-    return torch.stack([_quantile(targets[known[:, h], h], levels) for h in range(targets.shape[1])])
+    known = panel.known > 0
+    return torch.stack([_quantile(panel.targets[known[:, h], h].cpu(), levels) for h in range(panel.targets.shape[1])])
 
 
 def _quantile(values: Tensor, levels: Tensor) -> Tensor:
@@ -215,9 +244,3 @@ def _quantile(values: Tensor, levels: Tensor) -> Tensor:
         raise GatecastError("no target is known in the train slice: fetch a longer history, or lower the horizons")
     ordered = values.sort().values  # torch.quantile refuses more than 16 million values
     return ordered[(levels * (len(values) - 1)).round().long()]
-
-
-def _quiet() -> None:
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    # batches are gathered from memory by index: there is no DataLoader for Lightning to advise about
-    warnings.filterwarnings("ignore", module="pytorch_lightning")

@@ -1,4 +1,4 @@
-"""Sequence windows: anchored blocks of bars, as views on one tensor a market.
+"""Sequence windows: anchored blocks of bars, as views on one tensor of all markets.
 
 A block holds `stride` bars that are predicted, counted from the epoch (bar 0 opens at 1970-01-01), after `burn_in` bars
 from which the state is warmed. What is predicted for a bar therefore depends on a fixed stretch of history and on
@@ -6,17 +6,19 @@ nothing else: neither on where the data begins nor on what came later.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
 
+from gatecast.errors import DataError
 from gatecast.features.feature import VOLATILITY
 from gatecast.features.indicators.published import source_of
 from gatecast.features.targets import target_name
 from gatecast.market.candles import BAR, SYMBOL
+from gatecast.model.predictions import Array
 
 _CLIP = 6.0  # standard deviations: beyond them a feature says "extreme" and no more
 
@@ -30,8 +32,26 @@ class Scaler:
 
 
 @dataclass(frozen=True)
+class Windows:
+    """How bars are cut into blocks.
+
+    Attributes:
+        stride: Bars of a block that are predicted.
+        burn_in: Bars before each block.
+    """
+
+    stride: int
+    burn_in: int
+
+    @property
+    def n_bars(self) -> int:
+        """Bars of a block with its burn-in."""
+        return self.burn_in + self.stride
+
+
+@dataclass(frozen=True)
 class Panel:
-    """One market on its bar grid, padded at both ends to whole blocks.
+    """All markets on their bar grids, one after the other, each padded at both ends to whole blocks.
 
     Attributes:
         inputs: Standardised features, 0 where null, and a mask of each group of features, (T, F + M): 1 where one of
@@ -40,6 +60,10 @@ class Panel:
         known: Where a target is known and can be scaled, (T, H), 1.0 or 0.0.
         scale: Volatility of each bar times the square root of each horizon, in log return, 0 where unknown, (T, H).
         rows: Row of the frame behind each bar, -1 in the padding, (T,).
+        starts: Place at which each anchored block, with its burn-in, begins, (N,).
+        anchors: Number of each block, counted from the epoch, (N,).
+        markets: Number of the market of each block, (N,).
+        windows: How the blocks are cut.
     """
 
     inputs: Tensor
@@ -47,6 +71,23 @@ class Panel:
     known: Tensor
     scale: Tensor
     rows: Tensor
+    starts: Tensor
+    anchors: Tensor
+    markets: Tensor
+    windows: Windows
+
+    def cut(self, series: Tensor, starts: Tensor) -> Tensor:
+        """The stretches of a series, (T, C) or (T,), that begin at some places, (B,): (B, L, C) or (B, L)."""
+        views = series.unfold(0, self.windows.n_bars, 1)  # (T - L + 1, C, L) or (T - L + 1, L), nothing is copied
+        return (views.transpose(1, 2) if series.dim() > 1 else views)[starts]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that it holds but `windows`, by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "windows"}
+
+    def on(self, device: torch.device) -> "Panel":
+        """The same on a device."""
+        return Panel(**{name: tensor.to(device) for name, tensor in self.tensors().items()}, windows=self.windows)
 
 
 def n_inputs(features: Sequence[str]) -> int:
@@ -69,56 +110,78 @@ def fit_scaler(rows: pl.DataFrame, features: Sequence[str]) -> Scaler:
     return Scaler(tuple(map(float, mean)), tuple(map(float, deviation)))
 
 
-def build_panels(
-    rows: pl.DataFrame, features: Sequence[str], horizons: Sequence[int], scaler: Scaler, stride: int, burn_in: int
-) -> tuple[Panel, ...]:
-    """One panel a market.
+def build_panel(
+    rows: pl.DataFrame,
+    features: Sequence[str],
+    horizons: Sequence[int],
+    scaler: Scaler,
+    symbols: Sequence[str],
+    windows: Windows,
+) -> Panel:
+    """The markets as the network sees them.
 
     Args:
         rows: Feature rows, with targets where known; consecutive bars within a market, sorted by symbol and ts.
         features: Names of the inputs, in order.
         horizons: Bars ahead, for the targets and their scale.
         scaler: Fitted on train rows.
-        stride: Bars of a block that are predicted.
-        burn_in: Bars before each block.
+        symbols: The markets of the model; their order gives them their numbers.
+        windows: How the blocks are cut.
+
+    Raises:
+        DataError: A row of a market that is not among them.
     """
-    numbered = rows.with_row_index("_row")
-    return tuple(
-        _panel(market, features, horizons, scaler, stride, burn_in)
-        for market in numbered.partition_by(SYMBOL, maintain_order=True)
+    if unknown := sorted(set(rows[SYMBOL].unique()) - set(symbols)):
+        raise DataError(f"the model was fitted on {', '.join(symbols)}, and knows nothing of {', '.join(unknown)}")
+    bars = rows[BAR].to_numpy()
+    number_of = dict(zip(symbols, range(len(symbols)), strict=True))
+    owners = rows[SYMBOL].replace_strict(number_of, return_dtype=pl.Int64).to_numpy()
+    begin = np.flatnonzero(np.diff(owners, prepend=-1))  # row at which each market begins
+    n_rows = np.diff(begin, append=len(rows))
+    first, last = bars[begin], bars[begin + n_rows - 1] if len(rows) else bars[begin]
+    before = first % windows.stride + windows.burn_in  # the first block begins at an anchor, its burn-in before that
+    after = windows.stride - 1 - last % windows.stride
+    ends = np.cumsum(before + n_rows + after)
+    n_blocks = (before + n_rows + after - windows.burn_in) // windows.stride
+    places = np.arange(len(rows)) + np.repeat(ends - after - n_rows - begin, n_rows)  # of each row
+
+    def spread(values: Array) -> Tensor:
+        padded = np.zeros((int(ends[-1]) if len(ends) else 0, values.shape[1]), dtype=np.float32)
+        padded[places] = values
+        return torch.from_numpy(padded)
+
+    scale = rows[VOLATILITY].to_numpy()[:, None] * np.sqrt(np.array(horizons, dtype=float))
+    scaled = _targets(rows, horizons) / scale
+    index = np.full(int(ends[-1]) if len(ends) else 0, -1, dtype=np.int64)
+    index[places] = np.arange(len(rows))
+    block = np.arange(n_blocks.sum()) - np.repeat(np.cumsum(n_blocks) - n_blocks, n_blocks)  # number within its market
+    return Panel(
+        inputs=spread(_inputs(rows, features, scaler)),
+        targets=spread(np.nan_to_num(scaled)),
+        known=spread(np.isfinite(scaled).astype(float)),
+        scale=spread(np.nan_to_num(scale)),
+        rows=torch.from_numpy(index),
+        starts=torch.from_numpy(np.repeat(ends - before - n_rows - after, n_blocks) + block * windows.stride),
+        anchors=torch.from_numpy(np.repeat(first // windows.stride, n_blocks) + block),
+        markets=torch.from_numpy(np.repeat(owners[begin], n_blocks)),
+        windows=windows,
     )
 
 
-def _panel(
-    market: pl.DataFrame,
-    features: Sequence[str],
-    horizons: Sequence[int],
-    scaler: Scaler,
-    stride: int,
-    burn_in: int,
-) -> Panel:
-    first, last = market[BAR][0], market[BAR][-1]
-    before = first % stride + burn_in  # the first block begins at an anchor, its burn-in before that
-    after = stride - 1 - last % stride
+def _inputs(rows: pl.DataFrame, features: Sequence[str], scaler: Scaler) -> Array:
     deviation = np.array([each or np.nan for each in scaler.deviation])  # NaN where the train rows had no value
-    standardised = (market.select(features).to_numpy() - np.array(scaler.mean)) / deviation
+    standardised = (rows.select(features).to_numpy() - np.array(scaler.mean)) / deviation
     absent = np.isnan(standardised)
     masks = [absent[:, group].any(axis=1) for group in _mask_groups(features)]
-    inputs = np.column_stack([np.nan_to_num(standardised.clip(-_CLIP, _CLIP)), *masks])
-    scale = market[VOLATILITY].to_numpy()[:, None] * np.sqrt(np.array(horizons, dtype=float))
-    targets = np.full(scale.shape, np.nan)
+    return np.column_stack([np.nan_to_num(standardised.clip(-_CLIP, _CLIP)), *masks])
+
+
+def _targets(rows: pl.DataFrame, horizons: Sequence[int]) -> Array:
+    targets = np.full((len(rows), len(horizons)), np.nan)
     for column, horizon in enumerate(horizons):
-        if target_name(horizon) in market.columns:
-            targets[:, column] = market[target_name(horizon)].to_numpy()
-    scaled = targets / scale
-    pad = ((before, after), (0, 0))
-    return Panel(
-        inputs=_tensor(np.pad(inputs, pad)),
-        targets=_tensor(np.pad(np.nan_to_num(scaled), pad)),
-        known=_tensor(np.pad(np.isfinite(scaled), pad)),
-        scale=_tensor(np.pad(np.nan_to_num(scale), pad)),
-        rows=torch.from_numpy(np.pad(market["_row"].to_numpy().astype(np.int64), pad[0], constant_values=-1)),
-    )
+        if target_name(horizon) in rows.columns:
+            targets[:, column] = rows[target_name(horizon)].to_numpy()
+    return targets
 
 
 def _mask_groups(features: Sequence[str]) -> list[list[int]]:
@@ -129,26 +192,6 @@ def _mask_groups(features: Sequence[str]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _tensor(values: np.ndarray) -> Tensor:
-    return torch.from_numpy(values.astype(np.float32))
-
-
-def blocks(series: Tensor, stride: int, burn_in: int, offset: int = 0) -> Tensor:
-    """The blocks of a padded series, as views.
-
-    Args:
-        series: (T, C) or (T,).
-        stride: Bars of a block that are predicted.
-        burn_in: Bars before each block.
-        offset: Bars by which the anchors are shifted, for training only.
-
-    Returns:
-        (N, burn_in + stride, C) or (N, burn_in + stride).
-    """
-    unfolded = series[offset:].unfold(0, burn_in + stride, stride)  # (N, C, L) or (N, L)
-    return unfolded.transpose(1, 2) if series.dim() > 1 else unfolded
-
-
-def history_bars(look_back: int, stride: int, burn_in: int) -> int:
+def history_bars(look_back: int, windows: Windows) -> int:
     """Candles from which the forecast of the last bar follows: features of a whole block and its burn-in."""
-    return look_back + burn_in + stride
+    return look_back + windows.n_bars

@@ -35,7 +35,9 @@ def run(
     boundary, fold_bars = split.resolved
     grid = read_snapshot(workspace.raw).grid
     folds = walk_forward(bars_of(rows), grid.first_from(boundary), fold_bars, max(model.horizons))
-    predictions, proof = evaluate_folds(rows, folds, settings.baselines, hyperparameters, n_steps, model, say)
+    predictions, proof = evaluate_folds(
+        rows, folds, settings.baselines, hyperparameters, n_steps, model, say, workspace.checkpoints("evaluate")
+    )
     write_json(workspace.reports / "fold_leakage.json", proof.as_dict())
     if proof.breaches:
         raise GateRefused(f"{proof.breaches[0]}; {len(proof.breaches)} in all, see reports/fold_leakage.json")
@@ -44,6 +46,7 @@ def run(
     spans = {"horizons": model.horizons, "levels": LEVELS, "folds": [_in_time(fold, grid) for fold in folds]}
     write_json(workspace.reports / "metrics.json", {**spans, **figures})
     write_atomically(workspace.reports / "skill.csv", _skill_by_fold(figures).write_csv)
+    workspace.forget_checkpoints("evaluate")
     say(f"evaluate: no leak in {len(folds)} folds, at {len(proof.cuts)} cuts")
     say(f"evaluate: {figures['verdict']}")
 

@@ -1,5 +1,7 @@
 """The stage `fit`: one more fold, up to now, by the same procedure as `evaluate` → the model folder."""
 
+from dataclasses import asdict
+
 import polars as pl
 
 from gatecast.config import FeaturesConfig, ModelConfig
@@ -22,7 +24,7 @@ def run(workspace: Workspace, *, spans: FeaturesConfig, model: ModelConfig) -> N
     rows = pl.read_parquet(workspace.all_features)
     hyperparameters, n_steps = read_best(workspace.reports / "best.yaml")
     snapshot = read_snapshot(workspace.raw)
-    fitted = fit_model(rows, hyperparameters, n_steps, model)
+    fitted = fit_model(rows, hyperparameters, n_steps, model, workspace.checkpoints("fit"))
     bars = rows.group_by(SYMBOL, maintain_order=True).agg(
         pl.col(BAR).min().alias("first"), pl.col(BAR).max().alias("last")
     )
@@ -37,12 +39,14 @@ def run(workspace: Workspace, *, spans: FeaturesConfig, model: ModelConfig) -> N
         sources=snapshot.sources,
     )
     provenance = {
+        "hyperparameters": asdict(hyperparameters),
         "n_steps": n_steps,
         "seeds": list(range(model.seed, model.seed + model.n_seeds)),
         "features_sha256": file_sha256(workspace.all_features),
         "model": model.model_dump(mode="json"),
     }
     save_model(workspace.model, fitted, card, provenance)
+    workspace.forget_checkpoints("fit")
     first, last = min(card.train_starts.values()), max(card.train_ends.values())
     say(f"fit: {model.n_seeds} network(s), {n_steps} steps, on {first} to {last}")
 

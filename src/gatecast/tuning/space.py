@@ -22,7 +22,7 @@ class InnerScore:
     """What one inner fold said of a set of hyperparameters."""
 
     pinball: float  # mean over the horizons of the loss relative to the fold's typical move
-    n_steps: int  # as many passes over the whole development period as stopped the training here
+    n_steps: int  # as many passes over what the first fold trains on as stopped the training here
 
 
 def inner_scores(
@@ -42,20 +42,20 @@ def inner_scores(
         tune: Epochs, patience and seed.
     """
     context = model.stride + model.burn_in
-    whole = bars_of(development).n_bars
+    # bars that the networks of the first fold are trained on
+    n_bars = bars_of(development).n_bars * (1 - model.calibration_share)
     for fold in folds:
         fitted, n_steps = search_model(
             fold.train.rows(development),
             _labelled(development, fold.stopping, context, model.horizons),
             hyperparameters,
-            model,
-            tune.seed,
+            model.model_copy(update={"seed": tune.seed}),
             tune.max_epochs,
             tune.patience,
         )
         forecasts = fitted.predict(fold.scoring.preceded_by(context).rows(development))
         value = _relative_pinball(forecasts, fold.scoring.rows(development), model.horizons)
-        yield InnerScore(value, round(n_steps * whole / fold.train.n_bars))
+        yield InnerScore(value, max(round(n_steps * n_bars / fold.train.n_bars), 1))
 
 
 def _labelled(rows: pl.DataFrame, span: Span, context: int, horizons: tuple[int, ...]) -> pl.DataFrame:

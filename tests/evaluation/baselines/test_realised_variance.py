@@ -1,0 +1,77 @@
+"""HAR against sums by hand and numpy's least squares."""
+
+from math import log
+
+import numpy as np
+import polars as pl
+import pytest
+
+from gatecast.evaluation.baselines import har
+from gatecast.evaluation.baselines.realised_variance import HAR_SPANS, log_variances
+from gatecast.evaluation.splits import Fold, Span
+from gatecast.features.targets import build_targets
+from gatecast.market.candles import BAR, CLOSE
+from gatecast.model.predictions import LEVELS, QUANTILES
+from tests.evaluation.small_market import FIRST_BAR, small_market
+
+FOLD = Fold(0, Span(FIRST_BAR, FIRST_BAR + 1194), Span(FIRST_BAR + 1200, FIRST_BAR + 1300))
+GONE = (900, 901, 1250, 1251)  # beside the hole of the market itself
+
+
+@pytest.fixture(scope="module")
+def rows() -> pl.DataFrame:
+    market = small_market(1320, ("BTC/USDT",)).drop("target_1", "target_6")
+    gone = (pl.col(BAR) - FIRST_BAR).is_in(GONE)
+    market = market.with_columns(pl.when(~gone).then(pl.col(CLOSE)).alias(CLOSE))
+    return market.hstack(build_targets(market, (1, 6)))
+
+
+@pytest.mark.parametrize("horizon", [1, 6])
+def test_forecasts_are_those_of_a_regression_by_hand(horizon: int, rows: pl.DataFrame) -> None:
+    closes = rows[CLOSE].to_list()
+    squares: list[float] = []  # of the bars with a return
+    n_before = []  # how many of them are known at each bar
+    for before, after in zip([None, *closes[:-1]], closes, strict=True):
+        if before is not None and after is not None:
+            squares.append(log(after / before) ** 2)
+        n_before.append(len(squares))
+    n_train = n_before[1193]
+    floor = 1e-4 * sum(squares[:n_train]) / n_train
+
+    def log_mean(some: list[float]) -> float:
+        return log(max(sum(some) / len(some), floor))
+
+    inputs = {
+        place: [1.0, *(log_mean(squares[n - span : n]) for span in HAR_SPANS)]
+        for place, n in enumerate(n_before)
+        if n >= max(HAR_SPANS)
+    }
+    labels = {
+        place: log_mean(squares[n : n + horizon]) for place, n in enumerate(n_before[:1194]) if n + horizon <= n_train
+    }
+    fitted = sorted(set(inputs) & set(labels))
+    assert len(fitted) > 400
+    x, y = np.array([inputs[place] for place in fitted]), np.array([labels[place] for place in fitted])
+    coefficients = np.linalg.lstsq(x, y)[0]
+    volatility = {place: np.exp(coefficients @ values) ** 0.5 * horizon**0.5 for place, values in inputs.items()}
+    targets = rows[f"target_{horizon}"].to_list()
+    scaled = [targets[p] / volatility[p] for p in volatility if p < 1194 and targets[p] is not None]
+    present = [place for place in range(1200, 1300) if closes[place] is not None]
+    expected = np.outer([volatility[place] for place in present], np.quantile(scaled, LEVELS))
+    forecasts = har(rows, FOLD, (horizon,))
+    assert len(forecasts) == len(present) == 98
+    np.testing.assert_allclose(forecasts.select(QUANTILES).to_numpy(), expected, rtol=1e-8)
+
+
+def test_no_label_ends_after_the_train_span_even_where_the_horizon_is_longer_than_the_purge() -> None:
+    in_train = np.arange(1000) < 900
+    _, label = log_variances(np.random.default_rng(0).standard_normal(1000), in_train, 24)
+    assert np.flatnonzero(np.isfinite(label)).tolist() == list(range(900 - 24))
+
+
+def test_a_standstill_in_the_train_span_has_a_logarithm() -> None:
+    returns = np.random.default_rng(0).standard_normal(1000)
+    returns[800:840] = 0
+    inputs, label = log_variances(returns, np.ones(1000, dtype=bool), 6)
+    assert np.isfinite(inputs[:, 720:]).all()
+    assert label[810] == inputs[1, 810] == pytest.approx(log(1e-4 * (returns**2).mean()))

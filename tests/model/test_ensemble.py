@@ -273,15 +273,18 @@ def test_an_error_in_a_worker_is_the_line_that_it_is_in_this_process(monkeypatch
     assert "\n" not in lines[0]
 
 
-def test_neither_an_error_nor_an_interrupt_waits_for_the_other_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neither_an_error_nor_an_interrupt_waits_for_the_other_networks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(N_WORKERS_VARIABLE, "2")
-    endless = [replace(member, n_steps=10**7) for member in small_ensemble(None, n_seeds=5)]
+    long = small_ensemble(tmp_path, n_seeds=5, n_steps=4000)
     with pytest.raises(GatecastError, match="training loss is"):
-        trained([broken_ensemble()[0], *endless])
+        trained([broken_ensemble()[0], *long])
     with pytest.raises(KeyboardInterrupt), training_workers(2) as workers:
-        pending = [workers.submit(train_member, member) for member in endless]
+        pending = [workers.submit(train_member, member) for member in long]
         until(pending[0].running, "the first of them")
         raise KeyboardInterrupt
+    assert kept(tmp_path) == []
 
 
 def train_and_save_often(member: Member) -> bytes:

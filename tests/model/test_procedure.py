@@ -1,12 +1,9 @@
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from gatecast.config import Config, ModelConfig
 from gatecast.errors import DataError, GatecastError
@@ -14,7 +11,7 @@ from gatecast.features.catalogue import look_back
 from gatecast.forecasts.issue import issue_forecast
 from gatecast.market.candles import SYMBOL
 from gatecast.market.publications.table import FEAR_GREED, HEADLINES, PUBLISHED_AT, TEXT, as_publications
-from gatecast.model.folder import ModelCard, load_model, save_model
+from gatecast.model.folder import ModelCard
 from gatecast.model.predictions import LEVELS, PREDICTION_KEYS, QUANTILES
 from gatecast.model.procedure import FittedModel, fit_model, search_model, training_inputs
 from gatecast.model.training import Hyperparameters
@@ -127,41 +124,6 @@ def test_an_open_last_block_does_not_change_earlier_predictions(model: FittedMod
     assert len(shared) == len(part)
     for name in QUANTILES:
         assert (shared[name] - shared[f"{name}_whole"]).abs().max() < 1e-7  # type: ignore[operator]  # a number
-
-
-def test_a_model_folder_comes_back_as_it_was_and_equal_models_give_equal_bytes(
-    model: FittedModel, rows: pl.DataFrame, small: Config, tmp_path: Path
-) -> None:
-    for name in ("one", "two"):
-        save_model(tmp_path / name, model, card(small), {"seed": 1})
-    for path in (tmp_path / "one").iterdir():
-        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
-    loaded, loaded_card = load_model(tmp_path / "one")
-    assert loaded_card == card(small)
-    assert loaded.predict(rows).equals(model.predict(rows))
-
-
-def test_a_tampered_damaged_or_absent_model_folder_is_one_line(
-    model: FittedModel, small: Config, tmp_path: Path
-) -> None:
-    folder = tmp_path / "model"
-    with pytest.raises(DataError, match="not a model folder"):
-        load_model(folder)
-    save_model(folder, model, card(small), {})
-    weights = folder / "weights.safetensors"
-    tensors = load_file(weights)
-    good = weights.read_bytes()
-    save_file({name: value * 1.01 for name, value in tensors.items()}, weights)
-    with pytest.raises(DataError, match="not the file that its manifest was written for"):
-        load_model(folder)
-    weights.write_bytes(good)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps({**manifest, "n_networks": 9}))
-    with pytest.raises(DataError, match="damaged"):
-        load_model(folder)
-    (folder / "manifest.json").write_text("{")
-    with pytest.raises(DataError, match="damaged"):
-        load_model(folder)
 
 
 def test_the_search_finds_a_number_of_steps_within_the_budget(rows: pl.DataFrame, small: Config) -> None:

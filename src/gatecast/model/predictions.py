@@ -22,18 +22,18 @@ PREDICTION_KEYS: Final = (SYMBOL, TS, HORIZON)
 Array = npt.NDArray[np.float64]
 
 
-def predictions(rows: pl.DataFrame, horizon: int, quantiles: Array) -> pl.DataFrame:
-    """Quantiles of one horizon as rows of the table.
+def predictions(rows: pl.DataFrame, horizon: int | npt.NDArray[np.int64], quantiles: Array) -> pl.DataFrame:
+    """Quantiles as rows of the table.
 
     Args:
         rows: The bars forecast from, with symbol and ts, (N).
-        horizon: Bars ahead.
+        horizon: Bars ahead, of all rows or of each, (N).
         quantiles: Log returns, (N, Q); a row with a NaN is a bar that cannot be forecast, and is left out.
     """
     columns = {name: quantiles[:, place] for place, name in enumerate(QUANTILES)}
     # columns put side by side cost a fifth of what expressions do, and that is most of the time of a live forecast
     table = pl.DataFrame(
-        {SYMBOL: rows[SYMBOL], TS: rows[TS], HORIZON: np.full(len(rows), horizon), **columns},
+        {SYMBOL: rows[SYMBOL], TS: rows[TS], HORIZON: np.broadcast_to(horizon, len(rows)), **columns},
         schema_overrides={HORIZON: pl.Int64, **dict.fromkeys(QUANTILES, pl.Float64)},
     )
     known = np.isfinite(quantiles).all(axis=1)

@@ -138,10 +138,12 @@ class FittedModel:
         return moved
 
     def _table(self, rows: pl.DataFrame, scaled: Array, scale: Array) -> pl.DataFrame:
-        return pl.concat(
-            predictions(rows, horizon, np.where(scale[:, column] > 0, scale[:, column], np.nan)[:, None] * values)
-            for column, (horizon, values) in enumerate(zip(self.horizons, scaled.swapaxes(0, 1), strict=True))
-        )
+        """Predictions of rows, horizon after horizon, from scaled quantiles, (N, H, Q), and their scale, (N, H)."""
+        returns = np.where(scale > 0, scale, np.nan)[..., None] * scaled  # (N, H, Q)
+        n_horizons = len(self.horizons)
+        keys = pl.DataFrame({key: pl.concat([rows[key]] * n_horizons) for key in (SYMBOL, TS)})
+        ahead = np.repeat(np.array(self.horizons), len(rows))
+        return predictions(keys, ahead, returns.swapaxes(0, 1).reshape(-1, len(LEVELS)))
 
 
 def _at_rows(series: Tensor, panel: Panel, n_rows: int) -> Array:

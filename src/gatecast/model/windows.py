@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import torch
 from torch import Tensor
@@ -131,11 +132,7 @@ def build_panel(
     Raises:
         DataError: A row of a market that is not among them.
     """
-    if unknown := sorted(set(rows[SYMBOL].unique()) - set(symbols)):
-        raise DataError(f"the model was fitted on {', '.join(symbols)}, and knows nothing of {', '.join(unknown)}")
-    bars = rows[BAR].to_numpy()
-    number_of = dict(zip(symbols, range(len(symbols)), strict=True))
-    owners = rows[SYMBOL].replace_strict(number_of, return_dtype=pl.Int64).to_numpy()
+    bars, owners = rows[BAR].to_numpy(), _numbers(rows[SYMBOL], symbols)
     begin = np.flatnonzero(np.diff(owners, prepend=-1))  # row at which each market begins
     n_rows = np.diff(begin, append=len(rows))
     first, last = bars[begin], bars[begin + n_rows - 1] if len(rows) else bars[begin]
@@ -168,9 +165,19 @@ def build_panel(
     )
 
 
+def _numbers(symbols: pl.Series, known: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Number of the market of each row."""
+    numbers = symbols.cast(pl.Enum(known), strict=False).to_physical()
+    if numbers.null_count():
+        unknown = ", ".join(sorted(set(symbols.unique()) - set(known)))
+        raise DataError(f"the model was fitted on {', '.join(known)}, and knows nothing of {unknown}")
+    return numbers.to_numpy().astype(np.int64)
+
+
 def _inputs(rows: pl.DataFrame, features: Sequence[str], scaler: Scaler) -> Array:
     deviation = np.array([each or np.nan for each in scaler.deviation])  # NaN where the train rows had no value
-    standardised = (rows.select(features).to_numpy() - np.array(scaler.mean)) / deviation
+    table = np.column_stack([rows[name].to_numpy() for name in features])  # for few rows quicker than a selection
+    standardised = (table - np.array(scaler.mean)) / deviation
     absent = np.isnan(standardised)
     masks = [absent[:, group].any(axis=1) for group in _mask_groups(features)]
     return np.column_stack([np.nan_to_num(standardised.clip(-_CLIP, _CLIP)), *masks])

@@ -97,7 +97,8 @@ def test_every_fold_is_proven_with_the_very_function_that_it_is_trained_by(
     monkeypatch.setattr(walk_forward, "fold_inputs", watched)
     run(workspace, config)
     whole = 2 * 420
-    assert seen == [
-        (0, whole), (0, 2 * 200), (0, whole), (0, whole), (0, whole),
-        (1, whole), (1, 2 * 300), (1, whole), (1, whole), (1, whole),
+    # once to be trained and four times to be proven; the next fold is under way while one is proven
+    assert sorted(seen) == [
+        (0, 2 * 200), (0, whole), (0, whole), (0, whole), (0, whole),
+        (1, 2 * 300), (1, whole), (1, whole), (1, whole), (1, whole),
     ]  # fmt: skip

@@ -4,6 +4,7 @@ What comes out does not depend on how many processes there are. A network that i
 checkpoints until the whole stage is, so that an interrupted one goes on with the network at which it was.
 """
 
+import gc
 import hashlib
 import json
 import multiprocessing
@@ -206,6 +207,7 @@ def _n_workers(n_cores: int) -> int:
 
 def _begin(free: Any, stop: Any) -> None:
     """Settle on a core, and end when the parent closes its end of a pipe, or is killed and leaves nothing behind."""
+    gc.freeze()  # the collector would write to every page that is shared with the server
     core = free.get()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})

@@ -94,7 +94,7 @@ def _is_orphan(process: psutil.Process, root: Path) -> bool:
         environment = process.environ()
         if "DVC_STAGE" not in environment or Path(environment.get("DVC_ROOT", "")).resolve() != root.resolve():
             return False
-        if any("multiprocessing.forkserver" in word for word in process.cmdline()):
+        if any("from multiprocessing." in word for word in process.cmdline()):
             return False  # workers of a stage, and what they were forked from, end with it by themselves
         ours = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
         return process.pid not in ours and not any(_is_dvc(parent) for parent in process.parents())

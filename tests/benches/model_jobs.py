@@ -114,7 +114,7 @@ class _Clock(ProgressBar):
         self.seconds, self.curve = 0.0, []  # type: float, list[tuple[float, float]]
         self.began = 0.0
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:  # noqa: ARG002 - Lightning names it
         self.began = time.perf_counter()
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *_: Any) -> None:
@@ -150,7 +150,7 @@ def race(cap_s: str, seed: str) -> dict[str, Any]:
         networks[:] = [self.network]
         honest(self)
 
-    training.DenseForecaster.on_train_epoch_start = watched  # type: ignore[method-assign]
+    training.DenseForecaster.on_train_epoch_start = watched  # type: ignore[method-assign]  # to see the network
     vars(training)["ProgressLines"] = lambda _: clock  # in place of the lines of progress
     hyperparameters = Hyperparameters(64, **SETTINGS)
     architecture = training_inputs(task.train, hyperparameters, task.model).model.architecture
@@ -174,7 +174,7 @@ def overhead(n_times: str) -> dict[str, Any]:
         checkpoint.unlink(missing_ok=True)
         ours.append(
             _seconds(
-                lambda path=checkpoint: train_network(  # type: ignore[misc]
+                lambda path=checkpoint: train_network(  # type: ignore[misc]  # mypy infers no type of a default
                     task.train_panel, architecture, hyperparameters, config, 1, n_steps=n_steps, checkpoint=path
                 )
             )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gatecast.errors import DataError
 from gatecast.market.candles import BAR
-from gatecast.model.calibration import conformal_offsets, split_train
+from gatecast.model.calibration import LEAST_TARGETS, conformal_offsets, split_train
 from gatecast.model.predictions import LEVELS
 
 
@@ -53,6 +53,11 @@ def test_a_range_is_moved_until_it_holds_its_share_of_the_slice_and_no_further(n
             for target, lo, hi in zip(targets, moved[:, lower], moved[:, upper], strict=True)
         )
         assert inside == min(math.ceil((n + 1) * (high - low)), n)
+
+
+def test_the_least_number_of_targets_is_the_first_that_holds_the_widest_range() -> None:
+    needed = [n for n in range(1, 100) if math.ceil((n + 1) * (LEVELS[-1] - LEVELS[0])) <= n]
+    assert needed[0] == LEAST_TARGETS
 
 
 def test_ranges_that_are_wrong_hold_on_new_draws_once_they_are_moved() -> None:

@@ -226,6 +226,10 @@ def test_a_kept_network_is_that_of_its_inputs_alone() -> None:
     keys = [each.key() for each in others]
     with patch.object(ensemble, "code_sha256", lambda: "other code"):
         keys.append(member.key())
+    with patch.object(ensemble, "version", lambda _: "another"):
+        keys.append(member.key())
+    with patch.object(torch.cuda, "is_available", lambda: True):
+        keys.append(member.key())
     assert len({member.key(), *keys}) == 1 + len(keys)
 
 
@@ -254,6 +258,16 @@ def test_a_worker_that_is_killed_is_one_line_and_what_was_done_is_kept(
     monkeypatch.setenv(N_WORKERS_VARIABLE, "1")
     assert trained([short, other])[0] == done
     assert trainings == [8]
+
+
+def test_a_worker_that_is_killed_between_two_folds_is_the_same_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(N_WORKERS_VARIABLE, "2")
+    with pytest.raises(GatecastError, match="a process that trained a network was killed"), training_workers(2) as pool:
+        worker = pool.submit(os.getpid).result(timeout=LIMIT_S)
+        os.kill(worker, signal.SIGKILL)
+        until(lambda: not psutil.pid_exists(worker), "the end of the worker")
+        while True:  # nothing is asked of what was sent: it is the next fold that is refused
+            pool.submit(os.getpid)
 
 
 def broken_ensemble() -> list[Member]:

@@ -160,6 +160,24 @@ def test_ranges_hold_on_the_slice_that_calibrates_them(rows: pl.DataFrame, small
             assert inside <= share + 2 / len(table) + 0.001  # type: ignore[operator]
 
 
+def test_a_market_that_begins_where_no_network_is_trained_any_more_is_named(rows: pl.DataFrame, small: Config) -> None:
+    young = rows[650:700].with_columns(pl.lit("ETH/USDT").alias(SYMBOL))
+    with pytest.raises(DataError, match=r"ETH/USDT begins where no network is trained .*model.calibration_share"):
+        training_inputs(pl.concat([rows[:700], young]), HYPERPARAMETERS, small.model)
+
+
+@pytest.mark.parametrize("n_known", [8, 9])
+def test_a_slice_too_short_to_hold_its_widest_range_is_refused(n_known: int, rows: pl.DataFrame, small: Config) -> None:
+    config = small.model.model_copy(update={"horizons": (1,), "n_seeds": 1, "calibration_share": n_known / 300})
+    history = rows[:300]
+    assert history["target_1"][-n_known:].null_count() == 0
+    if n_known == 9:
+        assert np.any(fit_model(history, HYPERPARAMETERS, 1, config).offsets)
+        return
+    with pytest.raises(DataError, match=r"has 8 known targets 1 bars ahead, and 9 are needed"):
+        fit_model(history, HYPERPARAMETERS, 1, config)
+
+
 def test_one_call_for_the_newest_bar_of_many_markets_is_what_each_gets_alone(rows: pl.DataFrame, small: Config) -> None:
     markets = []
     for number, end in enumerate((900, 871, 899)):  # the second market ends in an earlier block

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from gatecast.config import Config, TuneConfig
+from gatecast.errors import DataError
 from gatecast.model.training import Hyperparameters
 from gatecast.tuning.result import read_best
 from gatecast.tuning.space import InnerScore
@@ -112,6 +113,9 @@ def test_what_tune_leaves_is_read_back_or_named(tmp_path: Path) -> None:
         "hidden_size: 16\nlearning_rate: 0.01\ndropout: 0.1\nweight_decay: 0.001\nn_steps: 30\nvalue: 1.0\n"
     )
     assert read_best(path) == (Hyperparameters(16, 0.01, 0.1, 0.001), 30)
+    path.write_text("hidden_size: 16\nlearning_rate: 0.01\ndropout: 0.1\nweight_decay: 0.001\nn_steps: 0\n")
+    with pytest.raises(DataError, match=r"n_steps is 0.*gatecast tune"):
+        read_best(path)
     path.write_text("hidden_size: 16\n")
     with pytest.raises(Exception, match="gatecast tune"):
         read_best(path)

@@ -5,6 +5,7 @@ are known before it begins.
 """
 
 import math
+from typing import Final
 
 import numpy as np
 import polars as pl
@@ -13,6 +14,7 @@ from gatecast.errors import DataError
 from gatecast.market.candles import BAR
 from gatecast.model.predictions import LEVELS, Array
 
+LEAST_TARGETS: Final = 9  # from there on ceil((n + 1) 0.9) is at most n
 Offsets = tuple[tuple[float, ...], ...]  # (H, Q), in units of the scaled target
 
 
@@ -50,7 +52,7 @@ def conformal_offsets(errors: Array) -> Array:
     every level cost 1.7 % of the loss at 24 bars, these nothing).
 
     Args:
-        errors: Target less quantile, scaled, (N, Q); N at least 1.
+        errors: Target less quantile, scaled, (N, Q); N at least `LEAST_TARGETS`, or the widest range is not held.
 
     Returns:
         (Q,).

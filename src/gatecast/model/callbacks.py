@@ -5,7 +5,7 @@ import time
 import zlib
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Final
+from typing import Any, Final
 from zipfile import BadZipFile, ZipFile
 
 import pytorch_lightning as lightning
@@ -108,14 +108,7 @@ class ProgressLines(callbacks.ProgressBar):
         self.first_step, self.began_at = trainer.global_step, time.monotonic()
         self.shown_at = max(self.shown_at, self.began_at)
 
-    def on_train_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        pl_module: lightning.LightningModule,  # noqa: ARG002 - Lightning names it
-        outputs: object,  # noqa: ARG002
-        batch: object,  # noqa: ARG002
-        batch_idx: int,  # noqa: ARG002
-    ) -> None:
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
         """Say how far it is, if it is time."""
         now = time.monotonic()
         if now - self.shown_at < _LINE_S:

@@ -15,6 +15,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ class Member:
     checkpoints: Path | None
 
     def key(self) -> str:
-        """A hash of all that its weights follow from, the code included."""
+        """A hash of all that its weights follow from, the code and the libraries included."""
         parts = {
             "panel": hashlib.sha256(self.panel).hexdigest(),
             "windows": asdict(self.windows),
@@ -69,6 +70,8 @@ class Member:
             "seed": self.seed,
             "n_steps": self.n_steps,
             "code": code_sha256(),
+            "versions": [torch.__version__, version("pytorch-lightning")],
+            "card": torch.cuda.is_available(),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -141,15 +144,10 @@ def collect_networks(architecture: Architecture, pending: Sequence[Future[bytes]
     """The networks of an ensemble, once they are there.
 
     Raises:
-        GatecastError: The loss of one is no longer a number, or a process was killed.
+        GatecastError: The loss of one is no longer a number.
+        BrokenProcessPool: A process was killed; `training_workers` makes a line of it.
     """
-    try:
-        return tuple(load_network(architecture, load(each.result())) for each in pending)
-    except BrokenProcessPool as error:
-        raise GatecastError(
-            "a process that trained a network was killed, most likely because memory ran out: set"
-            f" {N_WORKERS_VARIABLE}=1 and run again; what was trained is kept"
-        ) from error
+    return tuple(load_network(architecture, load(each.result())) for each in pending)
 
 
 class _Here(Executor):
@@ -171,6 +169,7 @@ def training_workers(n_networks: int, n_devices: int = 1) -> Iterator[Executor]:
 
     Raises:
         ConfigurationError: GATECAST_WORKERS is not a number of processes.
+        GatecastError: A process was killed.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [*range(os.cpu_count() or 1)]
     n_workers = min(_n_workers(len(cores)), n_networks) if n_devices == 1 else 1
@@ -187,8 +186,13 @@ def training_workers(n_networks: int, n_devices: int = 1) -> Iterator[Executor]:
     executor = ProcessPoolExecutor(n_workers, mp_context=context, initializer=_begin, initargs=(free, stop))
     try:
         yield executor
-    except BaseException:
+    except BaseException as error:
         stopper.close()  # or the error would come after the networks under way, and those next in line
+        if isinstance(error, BrokenProcessPool):  # when a result is asked for, or the next network sent
+            raise GatecastError(
+                "a process that trained a network was killed, most likely because memory ran out: set"
+                f" {N_WORKERS_VARIABLE}=1 and run again; what was trained is kept"
+            ) from error
         raise
     finally:
         executor.shutdown(wait=True, cancel_futures=True)

@@ -4,7 +4,7 @@ Each is a linear layer with a reading of its outputs: `quantiles` are what every
 lowers. Both are scored by the same pinball loss over `LEVELS`, half the discrete form of the CRPS.
 """
 
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 import numpy as np
 import torch
@@ -24,22 +24,6 @@ _SLOW: Final = 0.1
 _LARGEST_LOG: Final = 4.0  # a step is at most 55 times that of the train part, and at least a 55th
 _LEAST_FREEDOM: Final = 2.0  # below it a Student-t has no variance
 _START_FREEDOM: Final = 4.0  # hourly and daily returns of any market have tails about this heavy
-
-
-class Head(Protocol):
-    """What a network needs of its head; (B, T, W) are states, (B, T, H, P) parameters of the distributions."""
-
-    def __call__(self, states: Tensor) -> Tensor:
-        """Parameters of the distributions, (B, T, H, P), from states, (B, T, W)."""
-
-    def quantiles(self, parameters: Tensor) -> Tensor:
-        """Scaled log returns at `LEVELS`, (B, T, H, Q), non-decreasing in Q."""
-
-    def loss(self, target: Tensor, parameters: Tensor, weight: Tensor) -> Tensor:
-        """What training lowers, a scalar; target and weight (0 where the target is unknown) are (B, T, H)."""
-
-    def start_at(self, quantiles: Tensor) -> None:
-        """Let the untrained network answer with about these quantiles, (H, Q), whatever its input."""
 
 
 class QuantileHead(nn.Module):
@@ -122,7 +106,8 @@ class StudentTHead(nn.Module):
         """Weighted mean of the negative log-likelihood, in nats a forecast."""
         location, scale, freedom = parameters.unbind(-1)  # (B, T, H) each
         distribution = StudentT(freedom, location, scale, validate_args=False)
-        density: Tensor = distribution.log_prob(target)  # type: ignore[no-untyped-call]  # (B, T, H); PyTorch's own
+        # (B, T, H)
+        density: Tensor = distribution.log_prob(target)  # type: ignore[no-untyped-call]  # PyTorch gives it no types
         return -(density * weight).sum() / weight.sum().clamp_min(1e-12)
 
     @torch.no_grad()

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from gatecast.config import ModelConfig
+from gatecast.errors import DataError
 from gatecast.features.feature import KEYS
 from gatecast.features.targets import target_name
 from gatecast.market.candles import BAR, SYMBOL, TS
-from gatecast.model.calibration import Offsets, conformal_offsets, split_train
+from gatecast.model.calibration import LEAST_TARGETS, Offsets, conformal_offsets, split_train
 from gatecast.model.ensemble import collect_networks, members, train_member, training_workers
 from gatecast.model.networks import Architecture, Network
 from gatecast.model.predictions import LEVELS, Array, predictions
@@ -100,9 +101,9 @@ class FittedModel:
         inputs, each = panel.cut(panel.inputs, panel.starts[blocks])[:, :n_bars], torch.arange(len(blocks))
         states = [network.states(inputs, panel.markets[blocks])[each, places, None] for network in self.networks]
         heads = [network.head for network in self.networks]
-        members = [head.quantiles(head(state))[:, 0] for head, state in zip(heads, states, strict=True)]  # (B, H, Q)
+        spoken = [head.quantiles(head(state))[:, 0] for head, state in zip(heads, states, strict=True)]  # (B, H, Q)
         bars = panel.starts[blocks] + places
-        scaled = self._calibrated(torch.stack(members).mean(0).double().numpy())
+        scaled = self._calibrated(torch.stack(spoken).mean(0).double().numpy())
         index = panel.rows[bars].numpy()
         keys = pl.DataFrame({key: rows[key].gather(index) for key in (SYMBOL, TS)})
         return self._table(keys, scaled, panel.scale[bars].double().numpy())
@@ -308,6 +309,11 @@ def training_inputs(rows: pl.DataFrame, hyperparameters: Hyperparameters, config
         DataError: Too few rows.
     """
     train, start = split_train(rows, config.calibration_share, max(config.horizons))
+    if late := sorted(set(rows[SYMBOL].unique()) - set(train[SYMBOL].unique())):
+        raise DataError(
+            f"{', '.join(late)} begins where no network is trained any more, at bar {start} or in the purge before it:"
+            " fetch a longer history of it, lower model.calibration_share, or take it out of ingest.symbols"
+        )
     model = _unfitted(train, hyperparameters, config)
     newest = rows.filter(pl.col(BAR) >= start - model.windows.n_bars).with_columns(
         pl.when(pl.col(BAR) >= start).then(pl.col(target_name(horizon))) for horizon in config.horizons
@@ -347,11 +353,20 @@ def _unfitted(train: pl.DataFrame, hyperparameters: Hyperparameters, config: Mod
 
 
 def _offsets(model: FittedModel, calibration: Panel) -> Offsets:
-    """The conformal offsets of each horizon, all markets together; none where no target of a horizon is known."""
+    """The conformal offsets of each horizon, all markets together.
+
+    Raises:
+        DataError: Fewer known targets of a horizon than calibrate its widest range.
+    """
     quantiles, known = model.scaled_quantiles(calibration), calibration.known.numpy() > 0
     offsets = []
-    for column in range(len(model.horizons)):
+    for column, horizon in enumerate(model.horizons):
         here = known[:, column] & np.isfinite(quantiles[:, column, 0])
         errors = calibration.targets[:, column].double().numpy()[here, None] - quantiles[here, column]
-        offsets.append(tuple(map(float, conformal_offsets(errors))) if len(errors) else (0.0,) * len(LEVELS))
+        if len(errors) < LEAST_TARGETS:
+            raise DataError(
+                f"the calibration slice has {len(errors)} known targets {horizon} bars ahead, and {LEAST_TARGETS} are"
+                " needed: fetch a longer history, or raise model.calibration_share"
+            )
+        offsets.append(tuple(map(float, conformal_offsets(errors))))
     return tuple(offsets)

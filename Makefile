@@ -7,7 +7,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 TORCH_INDEX ?=
 ARGS ?=
 
-.PHONY: help setup run test check format docs ui hooks bench bench-run bench-validate bench-ingest bench-features bench-model bench-peers bench-model-peers
+.PHONY: help setup run test check format docs ui hooks bench bench-run bench-validate bench-ingest bench-features bench-model bench-evaluation bench-peers bench-model-peers
 
 help: ## List these targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,7 +50,7 @@ ui: setup ## Serve the MLflow UI and the Prefect UI on this machine
 hooks: setup ## Run format and lint before each commit
 	@$(BIN)/pre-commit install
 
-bench: bench-run bench-validate bench-ingest bench-features bench-model ## Run every bench
+bench: bench-run bench-validate bench-ingest bench-features bench-model bench-evaluation ## Run every bench
 
 bench-run: setup ## Time, memory and skill of the main job, on a fresh copy
 	@$(BIN)/python tests/benches/run.py
@@ -66,6 +66,9 @@ bench-features: setup bench-peers ## Features against reading and writing alone,
 
 bench-model: setup bench-model-peers ## Training and forecasts against window-trained peers, a bare loop and baselines
 	@$(BIN)/python -m tests.benches.model $(ARGS)
+
+bench-evaluation: setup ## The whole evaluation, its statistics, false alarms and power of the verdict
+	@$(BIN)/python -m tests.benches.evaluation $(ARGS)
 
 PEERS := .gatecast/bench/peers
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import polars as pl
 from prefect import flow, task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task, exponential_backoff
 
@@ -65,10 +65,12 @@ def promote(root: Path) -> Decision:
     decision = promote_step.run(workspace, read_config(workspace), say)
     checks = [f"- {'passed' if check.passed else '**failed**'}: {check.detail}" for check in decision.checks]
     create_markdown_artifact(
-        "\n".join([f"# {decision.decision}", "", *checks, "", f"Report: {workspace.reports / 'report.html'}"]),
+        "\n".join([f"# {decision.decision}", "", *checks]),
         key="verdict",
         description="Decision of the promotion gate",
     )
+    report = (workspace.reports / "report.html").as_uri()
+    create_link_artifact(report, key="report", link_text="Report", description="Everything that this run found")
     return decision
 
 

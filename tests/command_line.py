@@ -16,6 +16,7 @@ SMALL = [
     *("--set", "tune.max_epochs=8"),
     *("--set", "model.n_seeds=1"),
     *("--set", "features.n_leak_cuts=4"),
+    *("--set", "evaluate.baselines=[naive, ewma]"),
 ]
 
 

@@ -183,16 +183,53 @@ def configure(
 
 @cli.command()
 @shared_options
+@click.option(
+    "--compare",
+    nargs=2,
+    metavar="RUN RUN",
+    help="Set two pipeline runs side by side instead, in reports/comparison.html: what each loses on the bars that both"
+    " forecast, whether the difference is more than chance, and how their configurations differ. A RUN is the id of an"
+    " MLflow run or its first six characters or more, `latest` or `champion`.",
+)
 @click.option("--open", "open_it", is_flag=True, help="Open it in the browser.")
-def report(project: Path | None, profile: str | None, settings: tuple[str, ...], as_json: bool, open_it: bool) -> None:
-    """Write reports/report.html anew from the results that are there, and print its path."""
-    with held_workspace(project, profile, settings, alone=False) as (workspace, _):
-        from gatecast.evaluation.report import write_report
+def report(
+    project: Path | None,
+    profile: str | None,
+    settings: tuple[str, ...],
+    as_json: bool,
+    compare: tuple[str, str] | None,
+    open_it: bool,
+) -> None:
+    """Write reports/report.html anew from the results that are there, and print its path.
 
-        path = write_report(workspace)
-    click.echo(json.dumps({"report": str(path)}) if as_json else str(path))
+    \b
+    gatecast report --open                       read it
+    gatecast report --compare champion latest    has the newest run become better?
+    gatecast report --compare 3f9c21 b07d55      two runs by their ids, as `gatecast ui` shows them
+    """  # noqa: D301 - \b keeps click from filling the examples
+    with held_workspace(project, profile, settings, alone=False) as (workspace, config):
+        if compare:
+            path, result = _compare(workspace, config, compare, as_json=as_json)
+        else:
+            from gatecast.evaluation.report.document import write_report
+
+            path, result = write_report(workspace), {}
+    click.echo(json.dumps({"comparison" if compare else "report": str(path), **result}) if as_json else str(path))
     if open_it:
         webbrowser.open(path.as_uri())
+
+
+def _compare(
+    workspace: Workspace, config: Config, names: tuple[str, str], *, as_json: bool
+) -> tuple[Path, dict[str, Any]]:
+    from gatecast.evaluation.report.comparison_page import comparison_table, write_comparison
+    from gatecast.tracking import results_of
+
+    first, second = (results_of(name, config.promote.model_name) for name in names)
+    path, found = write_comparison(workspace, first, second)
+    if not as_json:
+        Console().print(comparison_table(found))
+    return path, found
 
 
 @cli.command()

@@ -22,6 +22,7 @@ from gatecast.errors import ConfigurationError
 
 MIN_FOLDS = 4  # fewer say little about how a model does in another market phase
 REQUIRED_BASELINES = ("naive", "ewma")
+BaselineName = Literal["naive", "drift", "seasonal_naive", "ewma", "garch", "har", "linear", "lightgbm", "prophet"]
 
 
 class CleanConfig(Section):
@@ -130,6 +131,14 @@ class ModelConfig(Section):
     )
     n_seeds: int = Field(ge=1, le=64, description="networks whose quantiles are averaged, in evaluate and fit alike")
     seed: Seed = Field(description="first seed of the networks")
+    train_bars: BarsFrom | None = Field(
+        ge=500, description="newest bars of a train span that are used (sliding folds); null: all of them (expanding)"
+    )
+    warm_start: float | None = Field(
+        gt=0,
+        le=1,
+        description="share of the steps that a network takes on from that of the fold before; null: every fold anew",
+    )
 
 
 class SplitConfig(Section):
@@ -165,10 +174,16 @@ class TuneConfig(Section):
 
     n_trials: int = Field(ge=1, le=100_000, description="budget of the study, in trials")
     n_startup_trials: int = Field(ge=0, description="first trials that are drawn at random and never pruned")
+    batch_trials: int = Field(
+        ge=1, le=1000, description="trials asked together and trained side by side; another number finds other ones"
+    )
     n_inner_folds: int = Field(ge=1, le=20, description="walk-forward folds inside the development period")
-    max_epochs: int = Field(ge=1, le=10_000, description="most passes over the train slice of an inner fold")
+    max_epochs: int = Field(ge=1, le=10_000, description="most passes of early stopping over the train slice")
     patience: int = Field(
         ge=1, description="passes without improvement on the stopping slice after which training stops"
+    )
+    step_factor: float = Field(
+        ge=1, le=20, description="steps on a falling rate for each that early stopping found at a constant one"
     )
     seed: Seed = Field(description="seed of the sampler and of the networks of the search")
     hidden_size: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(
@@ -187,8 +202,11 @@ class EvaluateConfig(Section):
     n_folds: int = Field(
         ge=MIN_FOLDS, le=1000, description="folds into which the evaluation period is cut when split is resolved"
     )
-    baselines: tuple[Literal["naive", "ewma", "garch", "har", "lightgbm"], ...] = Field(
-        description="baselines, fixed before the run"
+    search: Literal["once", "every_fold"] = Field(
+        description="hyperparameters of `tune`, or searched anew on the train span of each fold, and of `fit`"
+    )
+    baselines: tuple[BaselineName, ...] = Field(
+        description="baselines, fixed before the run; every one has to be beaten"
     )
     alpha: float = Field(gt=0, le=0.1, description="level of the one-sided Diebold-Mariano tests")
 
@@ -196,7 +214,19 @@ class EvaluateConfig(Section):
     def _complete(self) -> Self:
         if absent := set(REQUIRED_BASELINES) - set(self.baselines):
             raise ValueError(f"baselines lacks {', '.join(sorted(absent))}, which every model has to beat")
+        if repeated := sorted({name for name in self.baselines if self.baselines.count(name) > 1}):
+            raise ValueError(f"baselines names {', '.join(repeated)} more than once")
         return self
+
+
+class StrategyConfig(Section):
+    """The threshold strategy whose returns after costs are reported beside the losses; costs are those of one way."""
+
+    fee_bps: float = Field(ge=0, le=1000, description="fee of the venue, basis points of what is traded")
+    slippage_bps: float = Field(ge=0, le=1000, description="slippage, basis points of what is traded")
+    threshold_bps: float = Field(
+        ge=0, le=10_000, description="least median return over the horizon that opens a position, basis points"
+    )
 
 
 class PromoteConfig(Section):
@@ -223,6 +253,7 @@ class Config(Section):
     split: SplitConfig
     tune: TuneConfig
     evaluate: EvaluateConfig
+    strategy: StrategyConfig
     promote: PromoteConfig
     forecast: ForecastConfig
 

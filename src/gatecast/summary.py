@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 from ruamel.yaml import YAML
 
-from gatecast.evaluation.statistics import p_words
+from gatecast.evaluation.notation import interval, p_value
+from gatecast.evaluation.report.merit import at, n_beaten
 from gatecast.model.predictions import LSTM
 from gatecast.workspace import Workspace
 
@@ -80,16 +81,17 @@ def _data(data: dict[str, Any]) -> Text:
 
 def _skill(metrics: dict[str, Any]) -> Table:
     n_folds = len(metrics["folds"])
-    table = Table(
-        title=f"Pinball loss out of sample, {n_folds} folds (log return; lower is better)", title_justify="left"
-    )
-    models = [LSTM, *(name for name in metrics["models"] if name != LSTM)]
-    for heading in ("bars ahead", *models, "skill", "against", "p"):
-        table.add_column(heading, justify="left" if heading in ("bars ahead", "against") else "right")
-    for horizon in metrics["skill"]:
-        losses = [f"{metrics['models'][name][horizon]['pinball']:.6f}" for name in models]
-        skill, p_value = metrics["skill"][horizon], metrics["p_value"][horizon]
-        table.add_row(horizon, *losses, f"{skill:+.2%}", metrics["best_baseline"][horizon], p_words(p_value))
+    title = f"Pinball loss by bars ahead, out of sample, {n_folds} folds; lower is better"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
+    for heading in ("bars", LSTM, "best baseline", "its loss", "skill", "95 % interval", "p", "beaten"):
+        table.add_column(heading, justify="left" if heading in ("bars", "best baseline") else "right", no_wrap=True)
+    for horizon, skill in metrics["skill"].items():
+        best = metrics["best_baseline"][horizon]
+        ours, theirs = (f"{metrics['models'][name][horizon]['pinball']:.6f}" for name in (LSTM, best))
+        within = interval(at(metrics, "skill_over", int(horizon)).get(best))
+        beaten, n_baselines = n_beaten(metrics, int(horizon))
+        figures = (f"{skill:+.2%}", within, p_value(metrics["p_value"][horizon]), f"{beaten} of {n_baselines}")
+        table.add_row(horizon, ours, best, theirs, *figures)
     return table
 
 

@@ -22,10 +22,13 @@ from ruamel.yaml import YAML
 
 from gatecast.config import Config, ModelConfig
 from gatecast.config_parsing import parse_config
+from gatecast.evaluation.baselines import BASELINES
+from gatecast.evaluation.loss_panel import shared_forecasts
 from gatecast.evaluation.metrics import RANGES
-from gatecast.evaluation.splits import Fold, bars_of, resolve_split, walk_forward
+from gatecast.evaluation.score_table import naive_scales
+from gatecast.evaluation.splits import Fold, Span, bars_of, resolve_split, walk_forward
 from gatecast.evaluation.verdict import evaluate_predictions
-from gatecast.evaluation.walk_forward import baseline_forecasts, evaluate_folds, lstm_forecasts, shared_forecasts
+from gatecast.evaluation.walk_forward import evaluate_folds, lstm_forecasts
 from gatecast.features.build import build_features
 from gatecast.features.catalogue import feature_names
 from gatecast.features.feature import Recipe
@@ -35,6 +38,7 @@ from gatecast.market.cleaning import clean_grid
 from gatecast.market.sample import read_sample
 from gatecast.model import training
 from gatecast.model.batches import BlockBatches, epoch_seed
+from gatecast.model.fitted import FittedModel
 from gatecast.model.networks import Network
 from gatecast.model.predictions import (
     FOLD,
@@ -47,11 +51,12 @@ from gatecast.model.predictions import (
     TARGET,
     realised,
 )
-from gatecast.model.procedure import FittedModel, TrainingInputs, fit_model, training_inputs
+from gatecast.model.procedure import TrainingInputs, training_inputs
 from gatecast.model.threads import one_thread
 from gatecast.model.training import Hyperparameters, train_network
 from gatecast.model.windows import Panel, build_panel, fit_scaler
 from tests.conftest import NO_PUBLICATIONS, REPOSITORY
+from tests.model.fitting import fit_model
 
 CANDLES: Final = REPOSITORY.parent / "shared" / "data" / "candles"
 BTC: Final = Market("binance", "BTC/USDT", "1h")
@@ -203,16 +208,13 @@ def _bare(panel: Panel, architecture: Any, settings: Hyperparameters, config: Mo
 
 
 def refit() -> dict[str, Any]:
-    """Five folds on six years, hidden 64, with the shipped ensemble, baselines and proofs."""
+    """Five folds on six years, hidden 64, with the shipped ensemble, two baselines and the proofs."""
     config, rows = _config(), _one_market()
     folds = _folds(rows, config)
     hyperparameters = Hyperparameters(64, **SETTINGS)
     n_steps = round(STEPS_A_BAR * folds[0].train.n_bars)
-    seconds = _seconds(
-        lambda: evaluate_folds(
-            rows, folds, config.evaluate.baselines, hyperparameters, n_steps, config.model, lambda _: None
-        )
-    )
+    chosen = [(hyperparameters, n_steps)] * len(folds)
+    seconds = _seconds(lambda: evaluate_folds(rows, folds, ("naive", "ewma"), chosen, config.model, lambda _: None))
     return {"seconds": seconds, "n_bars": len(rows), "n_steps": n_steps, "n_networks": 5 * config.model.n_seeds}
 
 
@@ -239,7 +241,8 @@ def skill() -> dict[str, Any]:
     config = _config()
     rows = _two_markets()
     predictions = _predictions(rows, config, ALL_BASELINES)
-    figures = evaluate_predictions(predictions, ALL_BASELINES, config.model.horizons, (HORIZON_24,), 0.05)
+    scales = naive_scales(rows, _folds(rows, config), config.model.horizons)
+    figures = evaluate_predictions(predictions, scales, ALL_BASELINES, config.model.horizons, (HORIZON_24,), 0.05)
     return {
         "n_rows": len(rows),
         "skill": figures["skill"],
@@ -282,7 +285,8 @@ def _predictions(rows: pl.DataFrame, config: Config, baselines: tuple[str, ...])
     for fold in folds:
         n_steps = round(STEPS_A_BAR * folds[0].train.n_bars * n_markets)
         fitted = fit_model(fold.train.rows(rows), Hyperparameters(32, **SETTINGS), n_steps, config.model)
-        forecasts = baseline_forecasts(rows, fold, baselines, config.model.horizons)
+        train, history = fold.train.rows(rows), Span(fold.train.start, fold.test.end).rows(rows)
+        forecasts = {name: BASELINES[name](train, config.model.horizons)(history, fold.test) for name in baselines}
         outcome = realised(fold.test.rows(rows), config.model.horizons)
         for name, table in {LSTM: lstm_forecasts(rows, fold, fitted), **forecasts}.items():
             named = table.with_columns(pl.lit(name).alias(MODEL), pl.lit(fold.number, dtype=pl.Int64).alias(FOLD))

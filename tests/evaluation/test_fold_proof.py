@@ -2,8 +2,9 @@
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -12,14 +13,18 @@ import torch
 from torch import Tensor
 
 from gatecast.config import Config, ModelConfig
-from gatecast.evaluation import walk_forward
-from gatecast.evaluation.baselines import BASELINES, naive
+from gatecast.errors import DataError
+from gatecast.evaluation import refits, walk_forward
+from gatecast.evaluation.baselines import BASELINES, Forecaster, naive
 from gatecast.evaluation.changed_rows import CHANGES, changed_rows
 from gatecast.evaluation.fold_proof import Breach, FoldProof, cut_within, prove_fitted, prove_forecasts
+from gatecast.evaluation.rivals import columns_for, prove_rival
 from gatecast.evaluation.splits import Fold, Span
 from gatecast.market.candles import BAR, MISSING, SYMBOL, TS, iso
 from gatecast.model.calibration import split_train
+from gatecast.model.ensemble import N_WORKERS_VARIABLE
 from gatecast.model.networks import Network
+from gatecast.model.predictions import QUANTILES
 from gatecast.model.procedure import TrainingInputs
 from gatecast.model.training import Hyperparameters
 from gatecast.model.windows import fit_scaler
@@ -49,10 +54,21 @@ def rows() -> pl.DataFrame:
     return small_market()
 
 
+@pytest.fixture(autouse=True)
+def planted_faults_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process would not have what a test plants."""
+    monkeypatch.setenv(N_WORKERS_VARIABLE, "1")
+
+
+def plant(monkeypatch: pytest.MonkeyPatch, leaking: Callable[..., TrainingInputs]) -> None:
+    """Train and prove with another preparation of a fold."""
+    for module in (refits, walk_forward):
+        monkeypatch.setattr(module, "fold_inputs", leaking)
+
+
 def proof_of(rows: pl.DataFrame, model: ModelConfig, folds: Sequence[Fold] = FOLDS[1:]) -> FoldProof:
-    baselines = ("naive", "ewma")
-    _, proof = walk_forward.evaluate_folds(rows, folds, baselines, HYPERPARAMETERS, 2, model, lambda _: None)
-    return proof
+    chosen = [(HYPERPARAMETERS, 2)] * len(folds)
+    return walk_forward.evaluate_folds(rows, folds, ("naive", "ewma"), chosen, model, lambda _: None).proof
 
 
 def proper(rows: pl.DataFrame, fold: Fold, model: ModelConfig) -> pl.DataFrame:
@@ -78,17 +94,17 @@ def test_the_procedure_stays_as_it_is_whatever_comes_after(rows: pl.DataFrame, m
     proof = proof_of(rows, model, FOLDS)
     assert proof.breaches == ()
     found = proof.as_dict()
-    assert (found["n_folds"], found["n_cuts"], found["breaches"]) == (2, 6, [])
+    assert (found["n_folds"], found["n_cuts"], found["breaches"]) == (2, 8, [])
     assert found["changes"] == ["cut off", "scrambled", "scaled", "made NaN"]
     of_panels = [f"{of} {what}" for of in ("train", "calibration") for what in ("inputs", "targets", "known", "scale")]
-    of_forecasts = ["forecasts of naive", "forecasts of ewma", "forecasts of lstm"]
+    of_forecasts = ["forecasts of lstm", "forecasts of naive", "forecasts of ewma"]
     assert found["compared"] == ["scaler", *of_panels, *of_forecasts]
     n_train_rows = 2 * sum(fold.train.n_bars - PURGE for fold in FOLDS)
     assert found["n_values"] > len(CHANGES) * n_train_rows * (len(FEATURES) + 3 * len(HORIZONS))
 
 
 def test_all_that_a_network_is_trained_on_is_compared(rows: pl.DataFrame, model: ModelConfig) -> None:
-    inputs = walk_forward.fold_inputs(rows, FOLDS[0], HYPERPARAMETERS, model)
+    inputs = refits.fold_inputs(rows, FOLDS[0], HYPERPARAMETERS, model)
     tables = inputs.tables()
     for name in ("inputs", "targets", "known", "scale"):
         for which, panel in (("train", inputs.panel), ("calibration", inputs.calibration)):
@@ -104,14 +120,14 @@ def test_all_that_a_network_is_trained_on_is_compared(rows: pl.DataFrame, model:
 def test_a_scaler_that_is_fitted_on_everything_is_caught(
     rows: pl.DataFrame, model: ModelConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = walk_forward.fold_inputs
+    honest = refits.fold_inputs
 
     def leaking(some: pl.DataFrame, fold: Fold, *arguments: object) -> TrainingInputs:
         inputs = honest(some, fold, *arguments)  # type: ignore[arg-type]
         fitted = replace(inputs.model, scaler=fit_scaler(some, FEATURES))
         return replace(inputs, model=fitted, panel=fitted.panel(proper(some, fold, model)))
 
-    monkeypatch.setattr(walk_forward, "fold_inputs", leaking)
+    plant(monkeypatch, leaking)
     breaches = proof_of(rows, model).breaches
     found = {(breach.what, breach.column): breach for breach in breaches}
     assert {"mean", "deviation"} == {column for what, column in found if what == "scaler"}
@@ -146,14 +162,14 @@ def test_a_target_that_overlaps_the_test_is_caught(rows: pl.DataFrame, model: Mo
 def test_a_calibration_that_sees_test_rows_is_caught(
     rows: pl.DataFrame, model: ModelConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = walk_forward.fold_inputs
+    honest = refits.fold_inputs
 
     def leaking(some: pl.DataFrame, fold: Fold, *arguments: object) -> TrainingInputs:
         inputs = honest(some, fold, *arguments)  # type: ignore[arg-type]
         seen = some.filter(pl.col(BAR).is_between(fold.test.start - 50, fold.test.start))
         return replace(inputs, calibration=inputs.model.panel(seen), calibration_bars=seen.select(SYMBOL, TS))
 
-    monkeypatch.setattr(walk_forward, "fold_inputs", leaking)
+    plant(monkeypatch, leaking)
     breaches = proof_of(rows, model).breaches
     assert "calibration targets" in {breach.what for breach in breaches}
     assert not [breach for breach in breaches if breach.what.startswith(("train", "scaler"))]
@@ -168,7 +184,7 @@ def test_the_largest_horizon_is_the_least_purge_that_is_clean(
     fold = fold_from(0, 200, purge)
 
     def fit(some: pl.DataFrame) -> dict[str, pl.DataFrame]:
-        return walk_forward.fold_inputs(some, fold, HYPERPARAMETERS, model).tables()
+        return refits.fold_inputs(some, fold, HYPERPARAMETERS, model).tables()
 
     breaches = prove_fitted(rows, fold, HORIZONS, fit(rows), fit).breaches
     assert bool(breaches) == (purge < PURGE)
@@ -207,8 +223,13 @@ def test_a_network_that_looks_ahead_is_caught(
 def test_a_baseline_that_is_fitted_on_test_rows_is_caught(
     n_bars: int, rows: pl.DataFrame, model: ModelConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def leaking(history: pl.DataFrame, fold: Fold, horizons: Sequence[int]) -> pl.DataFrame:
-        return naive(history, replace(fold, train=Span(fold.train.start, fold.test.start + n_bars)), horizons)
+    def leaking(train: pl.DataFrame, horizons: Sequence[int]) -> Forecaster:
+        del train
+
+        def forecast(history: pl.DataFrame, test: Span) -> pl.DataFrame:
+            return naive(history.filter(pl.col(BAR) < test.start + n_bars), horizons)(history, test)
+
+        return forecast
 
     monkeypatch.setitem(BASELINES, "naive", leaking)
     breaches = proof_of(rows, model).breaches
@@ -218,6 +239,118 @@ def test_a_baseline_that_is_fitted_on_test_rows_is_caught(
     assert breaches[0].row == {"symbol": "BTC/USDT", "ts": ts_at(rows, first), "horizon": 1}
     for breach in breaches:
         assert_named(breach)
+
+
+def test_a_baseline_is_fitted_once_unless_its_train_rows_differ_and_a_short_purge_still_shows(
+    rows: pl.DataFrame, model: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fits: list[int] = []
+
+    def counted(train: pl.DataFrame, horizons: Sequence[int]) -> Forecaster:
+        fits.append(len(train))
+        return naive(train, horizons)
+
+    monkeypatch.setitem(BASELINES, "naive", counted)
+    assert proof_of(rows, model).breaches == ()
+    assert len(fits) == 1
+    fits.clear()
+    short = fold_from(1, 300, purge=-2)
+    assert "forecasts of naive" in {breach.what for breach in proof_of(rows, model, [short]).breaches}
+    assert len(fits) > 1
+
+
+def test_a_forecaster_that_fits_itself_when_it_is_first_asked_has_seen_no_test_bar(
+    rows: pl.DataFrame, model: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lazy(train: pl.DataFrame, horizons: Sequence[int]) -> Forecaster:
+        del train
+        kept: list[Forecaster] = []
+
+        def forecast(history: pl.DataFrame, test: Span) -> pl.DataFrame:
+            if not kept:
+                kept.append(naive(history, horizons))
+            return kept[0](history, test)
+
+        return forecast
+
+    fold = FOLDS[1]
+    monkeypatch.setitem(BASELINES, "naive", lazy)
+    found, proofs = prove_rival("naive", rows.filter(pl.col(BAR) < fold.test.end), fold, HORIZONS, model.stride)
+    seen = rows.filter(pl.col(BAR) <= fold.test.start).with_columns(
+        pl.when(pl.col(BAR) + horizon <= fold.test.start).then(pl.col(f"target_{horizon}")) for horizon in HORIZONS
+    )
+    assert found.equals(naive(seen, HORIZONS)(rows, fold.test))
+    assert [proof.breaches for proof in proofs] == [(), (), ()]
+
+
+def test_a_baseline_that_begins_to_look_ahead_late_in_the_test_is_caught(
+    rows: pl.DataFrame, model: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(train: pl.DataFrame, horizons: Sequence[int]) -> Forecaster:
+        honest = naive(train, horizons)
+
+        def forecast(history: pl.DataFrame, test: Span) -> pl.DataFrame:
+            after = history.with_columns(pl.col("close").shift(-1).over(SYMBOL).alias("next")).select(
+                SYMBOL, TS, BAR, "next"
+            )
+            said = honest(history, test).join(after, on=[SYMBOL, TS], how="left", maintain_order="left")
+            seen = pl.when(pl.col(BAR) > test.end - 20).then(pl.col("next").fill_null(0.0)).otherwise(0.0)
+            return said.with_columns(pl.col("q0.95") + seen).drop(BAR, "next")
+
+        return forecast
+
+    monkeypatch.setitem(BASELINES, "naive", late)
+    history = rows.filter(pl.col(BAR) < FOLDS[1].test.end)
+    _, proofs = prove_rival("naive", history, FOLDS[1], HORIZONS, model.stride)
+    assert [bool(proof.breaches) for proof in proofs] == [False, False, True]
+
+
+def test_a_baseline_that_cannot_be_fitted_is_named_with_its_fold(
+    rows: pl.DataFrame, model: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(train: pl.DataFrame, horizons: Sequence[int]) -> Forecaster:
+        del train, horizons
+        raise np.linalg.LinAlgError("Singular matrix")
+
+    monkeypatch.setitem(BASELINES, "ewma", failing)
+    with pytest.raises(
+        DataError, match=r"^fold 2: baseline ewma failed \(Singular matrix\); take ewma out of evaluate"
+    ):
+        proof_of(rows, model)
+    monkeypatch.undo()
+    still, fold = rows.with_columns(pl.lit(100.0).alias("close")), FOLDS[1]
+    with pytest.raises(DataError, match=r"^fold 2: baseline har cannot be fitted to BTC/USDT: its close does not move"):
+        prove_rival("har", columns_for("har", still, HORIZONS), fold, HORIZONS, model.stride)
+
+
+def test_forecasts_and_proof_do_not_depend_on_the_number_of_processes(
+    rows: pl.DataFrame, model: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("naive", "drift", "seasonal_naive", "ewma")
+    found = []
+    for n_workers in ("1", "2"):
+        monkeypatch.setenv(N_WORKERS_VARIABLE, n_workers)
+        found.append(walk_forward.evaluate_folds(rows, FOLDS, names, [(HYPERPARAMETERS, 2)] * 2, model, lambda _: None))
+    one, two = found
+    assert one.predictions.equals(two.predictions)
+    assert one.importance.equals(two.importance)
+    assert one.proof == two.proof
+
+
+def test_predictions_hold_every_model_with_outcome_and_price_at_each_bar(
+    rows: pl.DataFrame, model: ModelConfig
+) -> None:
+    names, chosen = ("naive", "ewma"), [(HYPERPARAMETERS, 2)] * 2
+    found = walk_forward.evaluate_folds(rows, FOLDS, names, chosen, model, lambda _: None).predictions
+    assert found.columns == [SYMBOL, TS, "horizon", "model", "fold", "target", *QUANTILES, "close"]
+    assert found.equals(found.sort("model", "horizon", SYMBOL, TS))
+    of_row = {(row[SYMBOL], row[TS]): row for row in rows.iter_rows(named=True)}
+    for row in found.iter_rows(named=True):
+        there = of_row[row[SYMBOL], row[TS]]
+        assert (row["close"], row["target"]) == (there["close"], there[f"target_{row['horizon']}"])
+        assert FOLDS[row["fold"]].test.start <= there[BAR] < FOLDS[row["fold"]].test.end
+        assert all(row[low] <= row[high] for low, high in pairwise(QUANTILES))
+    assert set(found["model"]) == {"lstm", *names}
 
 
 def test_a_proof_is_plain_data_even_where_a_value_is_no_number(rows: pl.DataFrame) -> None:

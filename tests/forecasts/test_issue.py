@@ -14,11 +14,12 @@ from gatecast.features.targets import build_targets
 from gatecast.forecasts.issue import issue_forecast
 from gatecast.market.candles import SYMBOL, TS
 from gatecast.market.publications.table import FEAR_GREED, PUBLISHED_AT, VALUE, as_publications
+from gatecast.model.fitted import FittedModel
 from gatecast.model.folder import ModelCard
 from gatecast.model.predictions import QUANTILES
-from gatecast.model.procedure import FittedModel, fit_model
 from gatecast.model.training import Hyperparameters
 from tests.conftest import NO_PUBLICATIONS, SMALL_SPANS, clean_candles, random_candles
+from tests.model.fitting import fit_model
 
 SYMBOLS = ("BTC/USDT", "ETH/USDT")
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)

@@ -21,9 +21,9 @@ from gatecast.market.cleaning import clean_market
 from gatecast.market.coverage import coverage
 from gatecast.market.grid import Grid
 from gatecast.market.store import Store, merge_candles
+from gatecast.model.fitted import FittedModel
 from gatecast.model.folder import ModelCard
 from gatecast.model.predictions import HORIZON, QUANTILES
-from gatecast.model.procedure import FittedModel
 from gatecast.model.windows import Windows
 from gatecast.params import configure, read_config
 from gatecast.steps import clean, features, ingest, validate

@@ -251,8 +251,8 @@ def test_a_worker_that_is_killed_is_one_line_and_what_was_done_is_kept(
         os.kill(int(told.read_text(encoding="utf-8")), signal.SIGKILL)
         collect_networks(ARCHITECTURE, pending)
     assert str(caught.value) == (
-        "a process that trained a network was killed, most likely because memory ran out: set GATECAST_WORKERS=1 and"
-        " run again; what was trained is kept"
+        "a process that fitted a network or a baseline was killed, most likely because memory ran out: set"
+        " GATECAST_WORKERS=1 and run again; what was trained is kept"
     )
     assert [path.read_bytes() for path in kept(tmp_path)] == [done]
     monkeypatch.setenv(N_WORKERS_VARIABLE, "1")
@@ -262,7 +262,10 @@ def test_a_worker_that_is_killed_is_one_line_and_what_was_done_is_kept(
 
 def test_a_worker_that_is_killed_between_two_folds_is_the_same_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(N_WORKERS_VARIABLE, "2")
-    with pytest.raises(GatecastError, match="a process that trained a network was killed"), training_workers(2) as pool:
+    with (
+        pytest.raises(GatecastError, match="a process that fitted a network or a baseline was killed"),
+        training_workers(2) as pool,
+    ):
         worker = pool.submit(os.getpid).result(timeout=LIMIT_S)
         os.kill(worker, signal.SIGKILL)
         until(lambda: not psutil.pid_exists(worker), "the end of the worker")

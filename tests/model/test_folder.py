@@ -16,11 +16,11 @@ from gatecast.config import Config
 from gatecast.errors import DataError
 from gatecast.features.feature import VOLATILITY
 from gatecast.market.candles import BAR, SYMBOL, TS
+from gatecast.model.fitted import FittedModel
 from gatecast.model.folder import ModelCard, load_model, save_model
 from gatecast.model.heads import HeadName
 from gatecast.model.networks import Architecture, Network, NetworkName
 from gatecast.model.predictions import LEVELS
-from gatecast.model.procedure import FittedModel
 from gatecast.model.windows import Windows, fit_scaler, n_inputs
 from gatecast.workspace import file_sha256
 from tests.conftest import random_candles

@@ -22,9 +22,9 @@ from gatecast.features.feature import Recipe
 from gatecast.features.targets import target_name
 from gatecast.market.candles import BAR, CLOSE, SYMBOL, TS
 from gatecast.model.predictions import HORIZON, LEVELS, QUANTILES, Array
-from gatecast.model.procedure import fit_model
 from gatecast.model.training import Hyperparameters
 from tests.conftest import MARKET, clean_candles, feature_table
+from tests.model.fitting import fit_model
 from tests.model.simulator import DAY, SimulatedMarket
 
 # the volatility of an hour changes fourfold within a day, by half at the weekend and twofold with the regime
@@ -65,7 +65,7 @@ class Trial:
 
     def naive_losses(self) -> Losses:
         """Of the train part's constant quantiles."""
-        return self.losses(naive(self.rows, self.fold, HORIZONS))
+        return self.losses(naive(self.fold.train.rows(self.rows), HORIZONS)(self.rows, self.fold.test))
 
     def true_losses(self) -> Losses:
         """Of the distribution that the market draws from."""

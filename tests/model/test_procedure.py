@@ -11,12 +11,14 @@ from gatecast.features.catalogue import look_back
 from gatecast.forecasts.issue import issue_forecast
 from gatecast.market.candles import SYMBOL
 from gatecast.market.publications.table import FEAR_GREED, HEADLINES, PUBLISHED_AT, TEXT, as_publications
+from gatecast.model.fitted import FittedModel
 from gatecast.model.folder import ModelCard
 from gatecast.model.predictions import LEVELS, PREDICTION_KEYS, QUANTILES
-from gatecast.model.procedure import FittedModel, fit_model, search_model, training_inputs
+from gatecast.model.procedure import search_model, stopping_steps, training_inputs
 from gatecast.model.training import Hyperparameters
 from gatecast.model.windows import fit_scaler, history_bars
 from tests.conftest import NO_PUBLICATIONS, SMALL_SPANS, clean_candles, feature_table, random_candles, small_recipe
+from tests.model.fitting import fit_model
 
 RAW = random_candles(900).filter(~pl.int_range(pl.len()).is_in([500, 501, 502]))
 HYPERPARAMETERS = Hyperparameters(hidden_size=8, learning_rate=0.01, dropout=0.1, weight_decay=0.01)
@@ -126,9 +128,12 @@ def test_an_open_last_block_does_not_change_earlier_predictions(model: FittedMod
         assert (shared[name] - shared[f"{name}_whole"]).abs().max() < 1e-7  # type: ignore[operator]  # a number
 
 
-def test_the_search_finds_a_number_of_steps_within_the_budget(rows: pl.DataFrame, small: Config) -> None:
-    model, n_steps = search_model(rows[:500], rows[550:700], HYPERPARAMETERS, small.model, max_epochs=4, patience=2)
+def test_the_search_finds_a_number_of_steps_within_the_budget_and_trains_so_many(
+    rows: pl.DataFrame, small: Config
+) -> None:
+    n_steps = stopping_steps(rows[:500], rows[550:700], HYPERPARAMETERS, small.model, max_epochs=4, patience=2)
     assert 0 < n_steps <= 4 * 5
+    model = search_model(rows[:500], HYPERPARAMETERS, small.model, n_steps)
     assert len(model.networks) == 1
     assert not np.any(model.offsets)
 

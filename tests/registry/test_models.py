@@ -13,11 +13,11 @@ from gatecast.errors import GatecastError
 from gatecast.forecasts.columns import FORECAST_COLUMNS
 from gatecast.forecasts.issue import issue_forecast
 from gatecast.model.folder import ModelCard, load_model, save_model
-from gatecast.model.procedure import fit_model
 from gatecast.model.training import Hyperparameters
 from gatecast.registry.models import champion, load_champion, register, set_champion
 from gatecast.workspace import file_sha256
 from tests.conftest import NO_PUBLICATIONS, clean_candles, feature_table, random_candles, small_recipe
+from tests.model.fitting import fit_model
 
 RAW = random_candles(600)
 

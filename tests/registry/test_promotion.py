@@ -9,7 +9,7 @@ from gatecast.registry.models import Registered
 from gatecast.registry.promotion import baseline_checks, champion_checks, evaluation_checks, proof_checks
 from gatecast.steps.promote import _against
 from gatecast.workspace import Workspace
-from tests.evaluation.test_verdict import market, table
+from tests.evaluation.forecast_tables import forecasts, market
 
 
 def metrics(loss: float, p_value: float, beats: bool) -> dict[str, object]:
@@ -22,6 +22,8 @@ def metrics(loss: float, p_value: float, beats: bool) -> dict[str, object]:
         "diebold_mariano": tests,
         "p_value": {"24": p_value},
         "beats_baselines": {"24": beats},
+        "skill_over": {"24": {name: {"skill": 1 - loss / models[name]["24"]["pinball"]} for name in ("naive", "ewma")}},
+        "left_out": {"24": {"n": 1000, "models": {"lstm": 0, "naive": 0, "ewma": 3}}},
     }
 
 
@@ -93,24 +95,40 @@ def test_nothing_at_all_proves_nothing() -> None:
 def test_too_few_folds_or_a_missing_baseline_are_refused() -> None:
     whole = metrics(0.9, 0.01, beats=True)
     assert all(check.passed for check in evaluation_checks(whole))
-    (folds, _) = evaluation_checks({**whole, "folds": [{"fold": 0}]})
+    (folds, _, _) = evaluation_checks({**whole, "folds": [{"fold": 0}]})
     assert (folds.passed, folds.detail) == (False, "1 folds were evaluated, at least 4 are needed")
-    (_, baselines) = evaluation_checks({**whole, "models": {"lstm": {}, "naive": {}}})
+    (_, baselines, _) = evaluation_checks({**whole, "models": {"lstm": {}, "naive": {}}})
     assert (baselines.passed, baselines.detail) == (False, "the evaluation lacks ewma")
+
+
+def test_a_model_that_keeps_silent_where_it_suits_it_is_refused() -> None:
+    whole = metrics(0.9, 0.01, beats=True)
+    left_out = {"1": {"n": 1000, "models": {"lstm": 0}}, "24": {"n": 1200, "models": {"lstm": 2}}}
+    (_, _, forecast) = evaluation_checks({**whole, "left_out": left_out})
+    assert not forecast.passed
+    assert forecast.detail == "the LSTM left out 2 of 1,200 forecasts that others made at 24 bars, allowed 0.1%"
+
+
+def test_a_lower_mean_loss_without_skill_over_the_markets_is_refused() -> None:
+    found = metrics(0.9, 0.01, beats=True) | {
+        "skill_over": {"24": {name: {"skill": -0.01} for name in ("naive", "ewma")}}
+    }
+    checks = baseline_checks(found, (24,), 0.05)
+    assert [check.passed for check in checks] == [False, False, True]
 
 
 def test_bars_count_as_shared_only_with_the_same_target() -> None:
     target, known, _ = market(0, skill=True)
-    (check,) = champion_checks(table("lstm", target, known), table("lstm", target * 4, known), (1,))
+    (check,) = champion_checks(forecasts("lstm", target, known), forecasts("lstm", target * 4, known), (1,))
     assert not check.passed
     assert "no bar" in check.detail
 
 
 def test_a_challenger_that_loses_more_than_the_champion_is_refused_however_little() -> None:
     target, known, _ = market(0, skill=True)
-    champion = table("lstm", target, known)
+    champion = forecasts("lstm", target, known)
     assert all(check.passed for check in champion_checks(champion, champion, (1,)))
-    worse = table("lstm", target, known * 1.01)
+    worse = forecasts("lstm", target, known * 1.01)
     (check,) = champion_checks(worse, champion, (1,))
     assert not check.passed
     assert "1400 shared bars" in champion_checks(worse, champion[100:], (1,))[0].detail
@@ -119,8 +137,8 @@ def test_a_challenger_that_loses_more_than_the_champion_is_refused_however_littl
 
 def test_a_champion_of_another_market_or_horizon_is_not_compared_in_silence() -> None:
     target, known, _ = market(0, skill=True)
-    other = table("lstm", target, known, symbol="ETH/USDT")
-    (check,) = champion_checks(table("lstm", target, known), other, (1,))
+    other = forecasts("lstm", target, known, symbol="ETH/USDT")
+    (check,) = champion_checks(forecasts("lstm", target, known), other, (1,))
     assert not check.passed
     assert "promote.model_name" in check.detail
 
@@ -135,7 +153,7 @@ def test_a_champion_of_another_timeframe_refuses_the_challenger(config: Config, 
 
 def test_only_matured_forecasts_are_compared() -> None:
     target, known, _ = market(0, skill=True)
-    late = table("lstm", np.where(np.arange(1500) > 1000, np.nan, target), known).with_columns(
+    late = forecasts("lstm", np.where(np.arange(1500) > 1000, np.nan, target), known).with_columns(
         pl.col("target").fill_nan(None)
     )
-    assert "1001 shared bars" in champion_checks(table("lstm", target, known), late, (1,))[0].detail
+    assert "1001 shared bars" in champion_checks(forecasts("lstm", target, known), late, (1,))[0].detail

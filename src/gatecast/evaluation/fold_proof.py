@@ -66,12 +66,14 @@ class CutProof:
 
     Attributes:
         fold: Number of the fold.
+        cut: Open time of the first bar that was changed.
         compared: Names of the tables.
         n_values: Values compared, over all changes.
         breaches: The first of each table and column.
     """
 
     fold: int
+    cut: str
     compared: tuple[str, ...]
     n_values: int
     breaches: tuple[Breach, ...]
@@ -92,7 +94,7 @@ class FoldProof:
         """Plain data, as it stands in fold_leakage.json."""
         return {
             "n_folds": len({cut.fold for cut in self.cuts}),
-            "n_cuts": len(self.cuts),
+            "n_cuts": len({(cut.fold, cut.cut) for cut in self.cuts}),
             "changes": list(CHANGES),
             "compared": list(dict.fromkeys(name for cut in self.cuts for name in cut.compared)),
             "n_values": sum(cut.n_values for cut in self.cuts),
@@ -164,7 +166,7 @@ def _prove(
                 )
                 breaches.setdefault((what, found.column), breach)
     compared = tuple(what for what, table in known.items() if len(table))
-    return CutProof(fold.number, compared, n_values, tuple(breaches.values()))
+    return CutProof(fold.number, cut_ts, compared, n_values, tuple(breaches.values()))
 
 
 def _row(found: Moved) -> dict[str, str | int]:

@@ -28,6 +28,10 @@ class Span:
         """The span with so many bars before it: history for states and averages, never a label."""
         return Span(self.start - n_bars, self.end)
 
+    def newest(self, n_bars: int | None) -> "Span":
+        """Its last bars, at most so many; None: all of it."""
+        return self if n_bars is None else Span(max(self.start, self.end - n_bars), self.end)
+
 
 @dataclass(frozen=True)
 class Fold:
@@ -89,13 +93,26 @@ def walk_forward(history: Span, boundary: int, fold_bars: int, purge: int) -> tu
     )
 
 
-def inner_folds(development: Span, n_folds: int, purge: int) -> tuple[InnerFold, ...]:
+def newest_fold(history: Span, number: int) -> Fold:
+    """The fold after the last: trained up to now, with nothing to test on yet.
+
+    A bar whose targets are not known yet trains nothing, so that no purge is needed at its end.
+
+    Args:
+        history: All bars.
+        number: Of the fold.
+    """
+    return Fold(number, history, Span(history.end, history.end))
+
+
+def inner_folds(development: Span, n_folds: int, purge: int, train_bars: int | None = None) -> tuple[InnerFold, ...]:
     """The folds of the search: the second half of the development period, in pairs of stopping and scoring slice.
 
     Args:
         development: Bars of the development period.
         n_folds: Inner folds.
         purge: Bars dropped before each boundary.
+        train_bars: Newest bars that a fold is trained on; None: all.
 
     Raises:
         DataError: A slice would be shorter than the purge before it.
@@ -111,7 +128,7 @@ def inner_folds(development: Span, n_folds: int, purge: int) -> tuple[InnerFold,
     return tuple(
         InnerFold(
             number,
-            train=Span(development.start, start - purge),
+            train=Span(development.start, start - purge).newest(train_bars),
             stopping=Span(start, start + slice_bars - purge),
             scoring=Span(start + slice_bars, start + 2 * slice_bars),
         )

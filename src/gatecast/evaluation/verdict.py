@@ -1,25 +1,31 @@
 """From the table of predictions to figures and a verdict."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from gatecast.errors import DataError
-from gatecast.evaluation.metrics import pinball, scores
-from gatecast.evaluation.statistics import TestResult, diebold_mariano, p_words
-from gatecast.evaluation.walk_forward import shared_forecasts
+from gatecast.evaluation.baselines import BASELINES
+from gatecast.evaluation.loss_panel import LOSS, LossPanel, bars_words, left_out, loss_panel, scorable, with_loss
+from gatecast.evaluation.metrics import RANGES, Scores
+from gatecast.evaluation.resampling import (
+    block_length,
+    chunk_means,
+    chunk_starts,
+    confidence_set,
+    skill_intervals,
+    skills,
+    superior_ability,
+)
+from gatecast.evaluation.score_table import grouped, market_scores, pit, with_scales
+from gatecast.evaluation.statistics import TestResult, diebold_mariano, holm, p_words
 from gatecast.market.candles import SYMBOL, TS
-from gatecast.model.predictions import FOLD, HORIZON, LSTM, MODEL, QUANTILES, TARGET
+from gatecast.model.predictions import FOLD, HORIZON, LSTM, MODEL, TARGET
 
-_LOSS = "loss"
+__all__ = ["compare", "evaluate_predictions", "loss_difference", "with_loss"]
 
-
-def with_loss(predictions: pl.DataFrame) -> pl.DataFrame:
-    """The predictions with their pinball loss, in log return; the target has to be known."""
-    loss = pinball(predictions[TARGET].to_numpy(), predictions.select(QUANTILES).to_numpy())
-    return predictions.with_columns(pl.Series(_LOSS, loss))
+Figures = dict[str, Any]
 
 
 def loss_difference(scored: pl.DataFrame, rival: pl.DataFrame) -> pl.DataFrame:
@@ -34,8 +40,8 @@ def loss_difference(scored: pl.DataFrame, rival: pl.DataFrame) -> pl.DataFrame:
     Returns:
         ts, difference.
     """
-    pairs = scored.join(rival.select(SYMBOL, TS, TARGET, pl.col(_LOSS).alias("rival")), on=[SYMBOL, TS, TARGET])
-    difference = (pl.col("rival") - pl.col(_LOSS)).alias("difference")
+    pairs = scored.join(rival.select(SYMBOL, TS, TARGET, pl.col(LOSS).alias("rival")), on=[SYMBOL, TS, TARGET])
+    difference = (pl.col("rival") - pl.col(LOSS)).alias("difference")
     return pairs.sort(TS, SYMBOL).group_by(TS, maintain_order=True).agg(difference.mean())
 
 
@@ -45,99 +51,159 @@ def compare(scored: pl.DataFrame, rival: pl.DataFrame, horizon: int) -> TestResu
 
 
 def evaluate_predictions(
-    predictions: pl.DataFrame, baselines: Sequence[str], horizons: Sequence[int], promoted: Sequence[int], alpha: float
-) -> dict[str, Any]:
+    predictions: pl.DataFrame,
+    scales: pl.DataFrame,
+    baselines: Sequence[str],
+    horizons: Sequence[int],
+    promoted: Sequence[int],
+    alpha: float,
+) -> Figures:
     """All figures, as they stand in metrics.json.
 
     Args:
-        predictions: Every out-of-sample forecast.
+        predictions: Every out-of-sample forecast, with the close of its bar.
+        scales: `score_table.naive_scales` of the folds.
         baselines: Names of the baselines among the models.
         horizons: Bars ahead.
         promoted: The horizons named beforehand, to which the verdict refers.
         alpha: Level of the tests; Holm's correction over the named horizons.
 
     Returns:
-        models, by_market, by_fold, best_baseline, skill, diebold_mariano, p_value, beats_baselines and verdict. The
-        p-value of a horizon is the largest over the baselines: every one has to be beaten.
+        models, by_market, by_fold, coverage_by_fold (of the LSTM), pit; alpha; not_asked (baselines that are none of
+        these); by horizon left_out (of n outcomes that some model forecast, how many each of the models did not),
+        best_baseline, skill, diebold_mariano, p_value, skill_over, confidence_set and spa; beats_baselines and verdict.
+        The p-value of a horizon is the largest over the baselines: every one has to be beaten. Over several markets the
+        test speaks of mean losses and the skill of mean ratios, and a market that moves ten times as much could carry
+        the first alone: both have to say so.
 
     Raises:
-        DataError: No forecast can be scored, or too few for a test.
+        DataError: A fold in which nothing can be scored at a horizon, or too few forecasts for a test.
     """
-    scored = with_loss(shared_forecasts(predictions))
-    if scored.is_empty():
-        raise DataError("no forecast of the evaluation period has a known target: fetch a longer history")
-    figures: dict[str, Any] = {
-        "models": _figures(scored),
-        "by_market": {symbol: _figures(scored.filter(pl.col(SYMBOL) == symbol)) for symbol in _ordered(scored, SYMBOL)},
-        "by_fold": {name: _by_fold(scored.filter(pl.col(MODEL) == name)) for name in _ordered(scored, MODEL)},
-        "best_baseline": {},
-        "skill": {},
-        "diebold_mariano": {},
-        "p_value": {},
+    folds = sorted({*predictions[FOLD].unique(), *scales[FOLD].unique()})
+    scored = with_scales(with_loss(scorable(predictions, (LSTM, *baselines), horizons, folds)), scales)
+    judged = {str(horizon): _judge(loss_panel(scored, baselines, horizon)) for horizon in horizons}
+    names = next(iter(judged.values()))
+    figures: Figures = {
+        **_scores(scored),
+        "by_fold": _by_fold(scored),
+        "coverage_by_fold": _coverage_by_fold(scored),
+        "pit": _nested({key: shares.tolist() for key, shares in pit(scored).items()}),
+        "alpha": alpha,
+        "not_asked": [name for name in BASELINES if name not in baselines],
+        "left_out": left_out(predictions, (LSTM, *baselines), horizons),
+        **{name: {key: found[name] for key, found in judged.items()} for name in names},
     }
-    for horizon in horizons:
-        key, here = str(horizon), scored.filter(pl.col(HORIZON) == horizon)
-        losses = {name: here.filter(pl.col(MODEL) == name) for name in (LSTM, *baselines)}
-        best = min(baselines, key=lambda name: _mean_ratio(losses[name], losses[LSTM]))
-        tests = {name: compare(losses[LSTM], losses[name], horizon) for name in baselines}
-        figures["best_baseline"][key] = best
-        figures["skill"][key] = 1 - 1 / _mean_ratio(losses[best], losses[LSTM])
-        figures["diebold_mariano"][key] = {
-            name: {"statistic": test.statistic, "p_value": test.p_value} for name, test in tests.items()
-        }
-        figures["p_value"][key] = max(test.p_value for test in tests.values())
-    beats = _holm({horizon: figures["p_value"][str(horizon)] for horizon in promoted}, alpha)
+    p_values = holm([figures["p_value"][str(horizon)] for horizon in promoted])
+    beats = {
+        horizon: p_value <= alpha and figures["skill"][str(horizon)] > 0
+        for horizon, p_value in zip(promoted, p_values, strict=True)
+    }
     figures["beats_baselines"] = {str(horizon): beaten for horizon, beaten in beats.items()}
-    figures["verdict"] = " ".join(_sentence(figures, horizon, beats[horizon]) for horizon in promoted)
+    figures["verdict"] = _verdict(figures, horizons, beats)
     return figures
 
 
-def _figures(scored: pl.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
+def against_baselines(panel: LossPanel) -> dict[str, TestResult]:
+    """Diebold-Mariano tests that the LSTM loses less than each baseline.
+
+    Raises:
+        DataError: Too few forecasts.
+    """
+    ahead = panel.by_bar()
     return {
-        name: {
-            str(horizon): scores(part[TARGET].to_numpy(), part.select(QUANTILES).to_numpy())
-            for horizon in _ordered(scored, HORIZON)
-            if len(part := scored.filter((pl.col(MODEL) == name) & (pl.col(HORIZON) == horizon)))
-        }
-        for name in _ordered(scored, MODEL)
+        name: diebold_mariano(ahead[:, place] - ahead[:, 0], panel.horizon)
+        for place, name in enumerate(panel.models)
+        if name != LSTM
     }
 
 
-def _by_fold(scored: pl.DataFrame) -> dict[str, list[float]]:
-    means = scored.group_by(HORIZON, FOLD, maintain_order=True).agg(pl.col(_LOSS).mean()).sort(HORIZON, FOLD)
+def _judge(panel: LossPanel) -> Figures:
+    """What the losses at one horizon say of the LSTM against its baselines, and of all of them together."""
+    baselines, tests = panel.models[1:], against_baselines(panel)
+    starts, chunks = chunk_starts(panel.n_bars, panel.horizon), chunk_means(panel.by_bar(), panel.horizon)
+    block = block_length(chunks[:, 1:] - chunks[:, :1])
+    totals = panel.totals(starts)
+    skill = skills(totals.sum(axis=0))
+    low, high = skill_intervals(totals, block)
+    best = int(np.argmin(skill))
     return {
-        str(horizon): means.filter(pl.col(HORIZON) == horizon)[_LOSS].to_list() for horizon in _ordered(means, HORIZON)
+        "best_baseline": baselines[best],
+        "skill": float(skill[best]),
+        "diebold_mariano": {
+            name: {"statistic": test.statistic, "p_value": test.p_value} for name, test in tests.items()
+        },
+        "p_value": max(test.p_value for test in tests.values()),
+        "skill_over": {
+            name: {"skill": float(skill[place]), "low": _known(low[place]), "high": _known(high[place])}
+            for place, name in enumerate(baselines)
+        },
+        "confidence_set": confidence_set(chunks, panel.models, block),
+        "spa": superior_ability(chunks, block),
     }
 
 
-def _mean_ratio(rival: pl.DataFrame, model: pl.DataFrame) -> float:
-    """Geometric mean over the markets of the rival's loss over the model's."""
-    ratios = [
-        rival.filter(pl.col(SYMBOL) == symbol)[_LOSS].to_numpy().mean()
-        / model.filter(pl.col(SYMBOL) == symbol)[_LOSS].to_numpy().mean()
-        for symbol in _ordered(model, SYMBOL)
-    ]
-    return float(np.exp(np.log(ratios).mean()))
+def _known(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
-def _holm(p_values: dict[int, float], alpha: float) -> dict[int, bool]:
-    """Which horizons pass at a family-wise level (Holm 1979, Scandinavian J. Statistics 6(2))."""
-    passed = dict.fromkeys(p_values, False)
-    for rank, (horizon, p_value) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
-        if p_value > alpha / (len(p_values) - rank):
-            break
-        passed[horizon] = True
-    return passed
+def _scores(scored: pl.DataFrame) -> Figures:
+    """Figures of merit by model and horizon: of all markets, and of each."""
+    found = {key: market_scores(part, key[1]) for key, part in grouped(scored)}
+    of_market: dict[str | None, dict[tuple[str, int], Scores]] = {}
+    for key, by_market in found.items():
+        for symbol, figures in by_market.items():
+            of_market.setdefault(symbol, {})[key] = figures
+    together = _nested(of_market.pop(None))
+    return {"models": together, "by_market": {symbol: _nested(of_market[symbol]) for symbol in of_market}}
 
 
-def _sentence(figures: dict[str, Any], horizon: int, beats: bool) -> str:
-    key = str(horizon)
-    best, skill, p_value = figures["best_baseline"][key], figures["skill"][key], figures["p_value"][key]
-    loss = f"{abs(skill):.1%} {'lower' if skill > 0 else 'higher'} pinball loss than {best}, p {p_words(p_value)}"
+def _by_fold(scored: pl.DataFrame) -> Figures:
+    """Pinball loss of each fold, by model and horizon."""
+    losses: dict[tuple[str, int], list[float]] = {}
+    parts = scored.select(MODEL, HORIZON, FOLD, LOSS).partition_by(MODEL, HORIZON, FOLD, as_dict=True)
+    for model, horizon, fold in sorted(parts):
+        losses.setdefault((model, horizon), []).append(float(parts[model, horizon, fold][LOSS].to_numpy().mean()))
+    return _nested(losses)
+
+
+def _coverage_by_fold(scored: pl.DataFrame) -> Figures:
+    """Coverage of the LSTM's ranges in each fold, by horizon and nominal percent."""
+    ours = scored.filter(pl.col(MODEL) == LSTM)
+    parts = ours.partition_by(HORIZON, FOLD, as_dict=True)
+    found: Figures = {}
+    for horizon, fold in sorted(parts):
+        here = parts[horizon, fold]
+        for name, (low, high) in RANGES.items():
+            inside = here[TARGET].is_between(here[f"q{low:g}"], here[f"q{high:g}"])
+            found.setdefault(str(horizon), {}).setdefault(name, []).append(float(inside.to_numpy().mean()))
+    return found
+
+
+def _nested(found: Mapping[Any, Any]) -> Figures:
+    """By model and then by horizon, as a string."""
+    nested: Figures = {}
+    for (model, horizon), value in found.items():
+        nested.setdefault(model, {})[str(horizon)] = value
+    return nested
+
+
+def _verdict(figures: Figures, horizons: Sequence[int], beats: Mapping[int, bool]) -> str:
+    """A sentence for each horizon named beforehand, and a clause for baselines and horizons that were not."""
+    sentences = [_sentence(figures, horizon, beaten) for horizon, beaten in beats.items()]
+    if figures["not_asked"]:
+        sentences.append(f"Not asked: {', '.join(figures['not_asked'])}.")
+    unnamed = [f"at {bars_words(horizon)} {_loss(figures, horizon)}" for horizon in horizons if horizon not in beats]
+    return " ".join(sentences) + (f" Not judged: {', '.join(unnamed)}." if unnamed else "")
+
+
+def _sentence(figures: Figures, horizon: int, beats: bool) -> str:
+    best, p_value = figures["best_baseline"][str(horizon)], figures["p_value"][str(horizon)]
+    loss = f"{_loss(figures, horizon, 'pinball loss ')}, p {p_words(p_value)}"
     if beats:
-        return f"At {horizon} bars the LSTM beats every baseline: {loss}."
-    return f"At {horizon} bars the LSTM is not proven better than {best}: {loss}."
+        return f"At {bars_words(horizon)} the LSTM beats every baseline: {loss}."
+    return f"At {bars_words(horizon)} the LSTM is not proven better than {best}: {loss}."
 
 
-def _ordered(frame: pl.DataFrame, column: str) -> list[Any]:
-    return frame[column].unique().sort().to_list()
+def _loss(figures: Figures, horizon: int, of: str = "") -> str:
+    best, skill = figures["best_baseline"][str(horizon)], figures["skill"][str(horizon)]
+    return f"{abs(skill):.1%} {'lower' if skill > 0 else 'higher'} {of}than {best}"

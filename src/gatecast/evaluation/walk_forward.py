@@ -1,79 +1,86 @@
 """Walk-forward evaluation: one procedure and its baselines, fold by fold, every forecast kept."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
 from gatecast.config import ModelConfig
-from gatecast.evaluation.baselines import BASELINES
+from gatecast.evaluation.errors.importance import permutation_importance
 from gatecast.evaluation.fold_proof import CutProof, FoldProof, cut_within, prove_fitted, prove_forecasts
-from gatecast.evaluation.splits import Fold
-from gatecast.market.candles import BAR, SYMBOL, TS
+from gatecast.evaluation.refits import Chosen, Refit, fold_inputs, markets_of, refits
+from gatecast.evaluation.rivals import Rival, columns_for, prove_rival
+from gatecast.evaluation.splits import Fold, Span
+from gatecast.market.candles import BAR, CLOSE, SYMBOL, TS
 from gatecast.model.ensemble import training_workers
+from gatecast.model.fitted import FittedModel
 from gatecast.model.predictions import FOLD, HORIZON, LSTM, MODEL, PREDICTION_KEYS, QUANTILES, TARGET, realised
-from gatecast.model.procedure import FittedModel, PendingModel, TrainingInputs, begin_training, training_inputs
-from gatecast.model.training import Hyperparameters
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a walk-forward evaluation found.
+
+    Attributes:
+        predictions: Every out-of-sample forecast of every model: symbol, ts, horizon, model, fold, target (log return,
+            null where not known yet), a column a level and close (price at ts, null where unknown), sorted.
+        proof: That none of them saw what it forecasts. Forecasts beside a breach are worth nothing.
+        importance: What each group of features is worth to the networks, as `permutation_importance` has it.
+    """
+
+    predictions: pl.DataFrame
+    proof: FoldProof
+    importance: pl.DataFrame
 
 
 def evaluate_folds(
     rows: pl.DataFrame,
     folds: Sequence[Fold],
     baselines: Sequence[str],
-    hyperparameters: Hyperparameters,
-    n_steps: int,
+    chosen: Sequence[Chosen],
     model: ModelConfig,
     say: Callable[[str], None],
     checkpoints: Path | None = None,
-) -> tuple[pl.DataFrame, FoldProof]:
-    """Every out-of-sample forecast of every model, and the proof that none of them saw what it forecasts.
+) -> Evaluation:
+    """Refit and forecast fold by fold, networks and baselines in processes; what comes out does not depend on how many.
 
     Args:
         rows: All feature rows with targets.
         folds: Purged folds.
         baselines: Names of the baselines.
-        hyperparameters: From `tune`.
-        n_steps: Optimiser steps, from `tune`.
+        chosen: Hyperparameters and optimiser steps of each fold.
         model: Network and training.
         say: Takes a line of progress a fold.
         checkpoints: Folder of networks under way and done; None: nothing is kept.
 
-    Returns:
-        symbol, ts, horizon, model, fold, target (log return, null where not known yet) and a column a level, sorted;
-        and what the proof found. Forecasts beside a breach are worth nothing.
+    Raises:
+        DataError: Too few rows for a network or a baseline, named with its fold.
+        GatecastError: A loss is no longer a number, or a process was killed.
     """
     tables: list[pl.DataFrame] = []
     proofs: list[CutProof] = []
-    with training_workers(len(folds) * model.n_seeds, model.n_devices) as workers:
-
-        def begin(fold: Fold) -> PendingModel:
-            label = f"evaluate: fold {fold.number + 1}/{len(folds)}, "
-            inputs = fold_inputs(rows, fold, hyperparameters, model)
-            return begin_training(inputs, hyperparameters, n_steps, model, workers, label, checkpoints)
-
-        for fold, pending in _one_ahead(folds, begin):
-            forecasts, proven = _evaluate_fold(rows, fold, baselines, hyperparameters, model, pending)
+    importance: list[pl.DataFrame] = []
+    with training_workers(len(folds) * (model.n_seeds + len(baselines)), model.n_devices) as workers:
+        rivals: list[dict[str, Future[Rival]]] = []
+        for place, refit in enumerate(refits(rows, folds, chosen, model, workers, "evaluate", checkpoints)):
+            fold = refit.fold
+            near = folds[len(rivals) : place + 2]  # in line behind the networks of this fold and the next
+            rivals += [_begin_rivals(rows, each, baselines, model, workers) for each in near]
+            forecasts, proven, shifted = _evaluate_networks(rows, refit, model)
+            tables.append(_kept(forecasts, LSTM, fold, rows, model.horizons))
             proofs += proven
-            test = fold.test.rows(rows)
-            outcome = realised(test, model.horizons)
-            for name, table in forecasts.items():
-                named = table.with_columns(pl.lit(name).alias(MODEL), pl.lit(fold.number, dtype=pl.Int64).alias(FOLD))
-                tables.append(named.join(outcome, on=PREDICTION_KEYS, how="left", maintain_order="left"))
-            say(f"evaluate: fold {fold.number + 1}/{len(folds)} refitted and forecast, {len(test)} bars")
-    order = [*PREDICTION_KEYS, MODEL, FOLD, TARGET, *QUANTILES]
-    return pl.concat(tables).select(order).sort(MODEL, HORIZON, SYMBOL, TS), FoldProof(tuple(proofs))
-
-
-def fold_inputs(rows: pl.DataFrame, fold: Fold, hyperparameters: Hyperparameters, model: ModelConfig) -> TrainingInputs:
-    """What the networks of a fold are trained on.
-
-    Args:
-        rows: All feature rows with targets, those after the train span as well: what is made of them is for the proof.
-        fold: The train span.
-        hyperparameters: From `tune`.
-        model: Network and training.
-    """
-    return training_inputs(fold.train.rows(rows), hyperparameters, model)
+            importance.append(shifted)
+            for name, pending in rivals[place].items():
+                forecasts, of_rival = pending.result()
+                tables.append(_kept(forecasts, name, fold, rows, model.horizons))
+                proofs += of_rival
+            rivals[place] = {}
+            say(f"evaluate: fold {place + 1}/{len(folds)} refitted and forecast, {fold.test.n_bars} bars")
+    order = [*PREDICTION_KEYS, MODEL, FOLD, TARGET, *QUANTILES, CLOSE]
+    predictions = pl.concat(tables).select(order).sort(MODEL, HORIZON, SYMBOL, TS)
+    return Evaluation(predictions, FoldProof(tuple(proofs)), pl.concat(importance))
 
 
 def lstm_forecasts(rows: pl.DataFrame, fold: Fold, fitted: FittedModel) -> pl.DataFrame:
@@ -85,75 +92,49 @@ def lstm_forecasts(rows: pl.DataFrame, fold: Fold, fitted: FittedModel) -> pl.Da
         fitted: The networks, trained on the train span.
 
     Returns:
-        symbol, ts, horizon and a column a level, in log returns.
+        symbol, ts, horizon and a column a level, in log returns; none of a market that began after the train span.
     """
     history = rows.filter(pl.col(BAR) < fold.test.end)
-    context = fold.test.preceded_by(fitted.windows.n_bars).rows(history)
+    context = fold.test.preceded_by(fitted.windows.n_bars).rows(history).filter(pl.col(SYMBOL).is_in(fitted.symbols))
     test = fold.test.rows(history)
     return fitted.predict(context).join(test, on=[SYMBOL, TS], how="semi", maintain_order="left")
 
 
-def baseline_forecasts(
-    rows: pl.DataFrame, fold: Fold, baselines: Sequence[str], horizons: Sequence[int]
-) -> dict[str, pl.DataFrame]:
-    """Forecasts of a fold's test bars by each baseline, which is fitted here; tables as those of the networks.
-
-    Args:
-        rows: All feature rows with targets.
-        fold: The train and test spans.
-        baselines: Their names.
-        horizons: Bars ahead.
-    """
-    history = rows.filter(pl.col(BAR) < fold.test.end)
-    return {name: BASELINES[name](history, fold, horizons) for name in baselines}
+def _begin_rivals(
+    rows: pl.DataFrame, fold: Fold, baselines: Sequence[str], model: ModelConfig, workers: Executor
+) -> dict[str, Future[Rival]]:
+    history = Span(fold.train.start, fold.test.end).rows(rows)
+    history = history.filter(pl.col(SYMBOL).is_in(markets_of(rows, fold, model)))
+    shown = {name: columns_for(name, history, model.horizons) for name in baselines}
+    return {
+        name: workers.submit(prove_rival, name, shown[name], fold, model.horizons, model.stride) for name in baselines
+    }
 
 
-def _one_ahead(folds: Sequence[Fold], begin: Callable[[Fold], PendingModel]) -> Iterator[tuple[Fold, PendingModel]]:
-    """Each fold with its model, the networks of the next one under way: no worker waits, and memory holds two folds."""
-    pending = begin(folds[0])
-    for fold, following in zip(folds, [*folds[1:], None], strict=True):
-        present, pending = pending, begin(following) if following else pending
-        yield fold, present
-
-
-def _evaluate_fold(
-    rows: pl.DataFrame,
-    fold: Fold,
-    baselines: Sequence[str],
-    hyperparameters: Hyperparameters,
-    model: ModelConfig,
-    pending: PendingModel,
-) -> tuple[dict[str, pl.DataFrame], list[CutProof]]:
-    """The forecasts by model, and the proofs at three cuts: where the test begins, after its first bar, within it."""
+def _evaluate_networks(
+    rows: pl.DataFrame, refit: Refit, model: ModelConfig
+) -> tuple[pl.DataFrame, list[CutProof], pl.DataFrame]:
+    """Forecasts of the networks, the proofs where the test begins and within it, and what the features are worth."""
+    fold, hyperparameters = refit.fold, refit.hyperparameters
 
     def prepare(some: pl.DataFrame) -> dict[str, pl.DataFrame]:
         return fold_inputs(some, fold, hyperparameters, model).tables()
 
-    def rivals(some: pl.DataFrame) -> dict[str, pl.DataFrame]:
-        return baseline_forecasts(some, fold, baselines, model.horizons)
-
     # while the networks are trained elsewhere
-    of_baselines = rivals(rows)
-    proofs = [
-        prove_fitted(rows, fold, model.horizons, pending.inputs.tables(), prepare),
-        # a baseline that is fitted on any later bar already gives itself away in its first forecast
-        prove_forecasts(fold.test.start + 1, rows, fold, model.horizons, of_baselines, rivals),
-    ]
-    fitted = pending.fitted()
+    proof = prove_fitted(rows, fold, model.horizons, refit.pending.inputs.tables(), prepare)
+    fitted = refit.pending.fitted()
 
     def forecast(some: pl.DataFrame) -> dict[str, pl.DataFrame]:
-        return {LSTM: lstm_forecasts(some, fold, fitted), **rivals(some)}
+        return {LSTM: lstm_forecasts(some, fold, fitted)}
 
-    forecasts = {LSTM: lstm_forecasts(rows, fold, fitted), **of_baselines}
-    within = cut_within(fold, model.stride)
-    return forecasts, [*proofs, prove_forecasts(within, rows, fold, model.horizons, forecasts, forecast)]
+    forecasts, within = forecast(rows), cut_within(fold, model.stride)
+    proofs = [proof, prove_forecasts(within, rows, fold, model.horizons, forecasts, forecast)]
+    return forecasts[LSTM], proofs, permutation_importance(rows, fold, fitted, model.horizons, model.seed)
 
 
-def shared_forecasts(predictions: pl.DataFrame) -> pl.DataFrame:
-    """The forecasts that can be scored: target known, and made by every model at that bar.
-
-    Models are compared on equal terms only: a bar that one of them could not forecast counts for none.
-    """
-    n_models = predictions[MODEL].n_unique()
-    known = predictions.drop_nulls(TARGET)
-    return known.filter(pl.len().over(PREDICTION_KEYS) == n_models)
+def _kept(forecasts: pl.DataFrame, name: str, fold: Fold, rows: pl.DataFrame, horizons: Sequence[int]) -> pl.DataFrame:
+    """Forecasts as they are kept: with model, fold, what came and the price that they start from."""
+    test = fold.test.rows(rows)
+    named = forecasts.with_columns(pl.lit(name).alias(MODEL), pl.lit(fold.number, dtype=pl.Int64).alias(FOLD))
+    outcome = realised(test, horizons).join(test.select(SYMBOL, TS, CLOSE), on=[SYMBOL, TS], maintain_order="left")
+    return named.join(outcome, on=PREDICTION_KEYS, how="left", maintain_order="left")

@@ -14,9 +14,9 @@ from gatecast.market.candles import CLOSE, SYMBOL, TS, TS_TYPE, Market, iso
 from gatecast.market.cleaning import clean_grid
 from gatecast.market.grid import Grid
 from gatecast.market.publications.table import SOURCE
+from gatecast.model.fitted import FittedModel
 from gatecast.model.folder import ModelCard
 from gatecast.model.predictions import HORIZON, LEVELS, QUANTILES
-from gatecast.model.procedure import FittedModel
 from gatecast.model.windows import history_bars
 
 

@@ -47,6 +47,7 @@ class Member:
         n_steps: Optimiser steps.
         label: What lines of progress call it.
         checkpoints: Folder of what is under way and done; None: nothing is kept.
+        start_from: Weights that it goes on from, as safetensors; None: random ones.
     """
 
     panel: bytes
@@ -58,6 +59,7 @@ class Member:
     n_steps: int
     label: str
     checkpoints: Path | None
+    start_from: bytes | None = None
 
     def key(self) -> str:
         """A hash of all that its weights follow from, the code and the libraries included."""
@@ -69,6 +71,7 @@ class Member:
             "config": self.config.model_dump(mode="json"),
             "seed": self.seed,
             "n_steps": self.n_steps,
+            "start_from": hashlib.sha256(self.start_from).hexdigest() if self.start_from else None,
             "code": code_sha256(),
             "versions": [torch.__version__, version("pytorch-lightning")],
             "card": torch.cuda.is_available(),
@@ -84,8 +87,9 @@ def members(
     n_steps: int,
     label: str = "",
     checkpoints: Path | None = None,
+    start_from: Sequence[bytes] | None = None,
 ) -> list[Member]:
-    """The networks of an ensemble, a seed each; arguments as the attributes of `Member`."""
+    """The networks of an ensemble, a seed each; arguments as the attributes of `Member`, `start_from` of each."""
     content = save({name: tensor.contiguous() for name, tensor in panel.tensors().items()})
     return [
         Member(
@@ -98,6 +102,7 @@ def members(
             n_steps,
             f"{label}network {number + 1}/{config.n_seeds}",
             checkpoints,
+            start_from[number] if start_from else None,
         )
         for number in range(config.n_seeds)
     ]
@@ -132,6 +137,7 @@ def train_member(member: Member) -> bytes:
         n_steps=member.n_steps,
         checkpoint=checkpoint,
         label=member.label,
+        start_from=load(member.start_from) if member.start_from else None,
     )
     trained = save({name: value.contiguous() for name, value in network.state_dict().items()})
     if done and checkpoint:
@@ -160,11 +166,13 @@ class _Here(Executor):
 
 
 @contextmanager
-def training_workers(n_networks: int, n_devices: int = 1) -> Iterator[Executor]:
-    """Workers for `train_member`: a process a core, or this one where one core, one network or a card is all there is.
+def training_workers(n_jobs: int, n_devices: int = 1) -> Iterator[Executor]:
+    """Workers for `train_member` and other long jobs: a process a core, or this one where there is no use for more.
+
+    One core, one job or a card has none.
 
     Args:
-        n_networks: Networks that there will be to train; no more processes are started.
+        n_jobs: Networks, baselines and so on that there will be to fit; no more processes are started.
         n_devices: Cards or processes that share each network; if they are several, it is trained by itself.
 
     Raises:
@@ -172,7 +180,7 @@ def training_workers(n_networks: int, n_devices: int = 1) -> Iterator[Executor]:
         GatecastError: A process was killed.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [*range(os.cpu_count() or 1)]
-    n_workers = min(_n_workers(len(cores)), n_networks) if n_devices == 1 else 1
+    n_workers = min(_n_workers(len(cores)), n_jobs) if n_devices == 1 else 1
     if n_workers == 1:
         yield _Here()
         return
@@ -190,7 +198,7 @@ def training_workers(n_networks: int, n_devices: int = 1) -> Iterator[Executor]:
         stopper.close()  # or the error would come after the networks under way, and those next in line
         if isinstance(error, BrokenProcessPool):  # when a result is asked for, or the next network sent
             raise GatecastError(
-                "a process that trained a network was killed, most likely because memory ran out: set"
+                "a process that fitted a network or a baseline was killed, most likely because memory ran out: set"
                 f" {N_WORKERS_VARIABLE}=1 and run again; what was trained is kept"
             ) from error
         raise

@@ -17,9 +17,9 @@ from gatecast.config_types import Spans
 from gatecast.errors import DataError
 from gatecast.features.feature import Recipe
 from gatecast.model.calibration import Offsets
+from gatecast.model.fitted import FittedModel
 from gatecast.model.networks import Architecture, Network, load_network
 from gatecast.model.predictions import LEVELS
-from gatecast.model.procedure import FittedModel
 from gatecast.model.windows import Scaler, Windows, n_inputs
 from gatecast.workspace import file_sha256, write_atomically, write_json
 
@@ -113,8 +113,8 @@ def load_model(folder: Path) -> tuple[FittedModel, ModelCard]:
         written_as = _Header.model_validate_json(text).format
         if written_as != _FORMAT:
             raise DataError(
-                f"{folder / _MANIFEST} is of format {written_as}, this gatecast reads {_FORMAT}: run `gatecast fit`, or"
-                " use the gatecast that wrote it"
+                f"{folder / _MANIFEST} is of format {written_as}, this gatecast reads {_FORMAT}: run `gatecast fit`; if"
+                " it is a champion's, set another promote.model_name, or use the gatecast that wrote it"
             )
         manifest = _Manifest.model_validate_json(text)
         weights = (folder / _WEIGHTS).read_bytes()

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import torch
 from torch import Tensor
 
 from gatecast.config import ModelConfig
@@ -16,142 +15,12 @@ from gatecast.features.feature import KEYS
 from gatecast.features.targets import target_name
 from gatecast.market.candles import BAR, SYMBOL, TS
 from gatecast.model.calibration import LEAST_TARGETS, Offsets, conformal_offsets, split_train
-from gatecast.model.ensemble import collect_networks, members, train_member, training_workers
-from gatecast.model.networks import Architecture, Network
-from gatecast.model.predictions import LEVELS, Array, predictions
-from gatecast.model.threads import one_thread
+from gatecast.model.ensemble import collect_networks, members, train_member
+from gatecast.model.fitted import FittedModel
+from gatecast.model.networks import Architecture
+from gatecast.model.predictions import LEVELS
 from gatecast.model.training import EarlyStop, Hyperparameters, train_network
-from gatecast.model.windows import Panel, Scaler, Windows, build_panel, fit_scaler, n_inputs
-
-
-@dataclass(frozen=True)
-class FittedModel:
-    """Everything that a forecast needs besides the feature rows.
-
-    Attributes:
-        symbols: Its markets, in the order of their numbers.
-        features: Inputs, in order.
-        horizons: Bars ahead.
-        windows: How bars are cut into blocks.
-        architecture: What its networks are built from.
-        scaler: Of the inputs.
-        networks: The ensemble.
-        offsets: What calibration adds to each quantile, (H, Q), in units of the scaled target.
-    """
-
-    symbols: tuple[str, ...]
-    features: tuple[str, ...]
-    horizons: tuple[int, ...]
-    windows: Windows
-    architecture: Architecture
-    scaler: Scaler
-    networks: tuple[Network, ...]
-    offsets: Offsets
-
-    def panel(self, rows: pl.DataFrame) -> Panel:
-        """Feature rows as the network sees them.
-
-        Raises:
-            DataError: A row of a market that the model does not know.
-        """
-        return build_panel(rows, self.features, self.horizons, self.scaler, self.symbols, self.windows)
-
-    def predict(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Quantiles for every bar that can be forecast from.
-
-        Args:
-            rows: Feature rows of consecutive bars a market, sorted by symbol and ts. What is predicted for a bar
-                depends on its block and the burn-in before it, so rows should begin `windows.n_bars` bars earlier.
-
-        Returns:
-            symbol, ts (of the last bar known), horizon and a column a level, in log returns; a bar without a close or a
-            volatility has no row.
-
-        Raises:
-            DataError: A row of a market that the model does not know.
-        """
-        panel = self.panel(rows)
-        scaled = np.full((len(rows), len(self.horizons), len(LEVELS)), np.nan)
-        here = panel.rows >= 0
-        scaled[panel.rows[here].numpy()] = self._calibrated(self.scaled_quantiles(panel))[here.numpy()]
-        return self._table(rows, scaled, _at_rows(panel.scale, panel, len(rows)))
-
-    @one_thread()
-    @torch.inference_mode()
-    def predict_newest(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Quantiles of the newest bar of each market that can be forecast from, in one call of each network.
-
-        Args:
-            rows: Feature rows, the last `windows.n_bars` of each market, sorted by symbol and ts.
-
-        Returns:
-            As `predict`, but one bar a market; a market of which no bar can be forecast from has no row.
-
-        Raises:
-            DataError: A row of a market that the model does not know.
-        """
-        panel, burn_in = self.panel(rows), self.windows.burn_in
-        usable = panel.cut((panel.rows >= 0) & (panel.scale[:, 0] > 0), panel.starts)[:, burn_in:]  # (N, stride)
-        last = torch.where(usable, torch.arange(self.windows.stride), -1).amax(1)  # (N), -1 where no bar is usable
-        # blocks come in the order of time within a market, and the last one stays
-        block_of = {market: block for block, market in enumerate(panel.markets.tolist()) if last[block] >= 0}
-        blocks = torch.tensor([block_of[market] for market in sorted(block_of)], dtype=torch.long)  # (B)
-        places = burn_in + last[blocks]  # (B), within each block
-        n_bars = int(places.max()) + 1 if len(blocks) else 1  # what comes after the newest bar is not computed
-        inputs, each = panel.cut(panel.inputs, panel.starts[blocks])[:, :n_bars], torch.arange(len(blocks))
-        states = [network.states(inputs, panel.markets[blocks])[each, places, None] for network in self.networks]
-        heads = [network.head for network in self.networks]
-        spoken = [head.quantiles(head(state))[:, 0] for head, state in zip(heads, states, strict=True)]  # (B, H, Q)
-        bars = panel.starts[blocks] + places
-        scaled = self._calibrated(torch.stack(spoken).mean(0).double().numpy())
-        index = panel.rows[bars].numpy()
-        keys = pl.DataFrame({key: rows[key].gather(index) for key in (SYMBOL, TS)})
-        return self._table(keys, scaled, panel.scale[bars].double().numpy())
-
-    @one_thread()
-    @torch.inference_mode()
-    def scaled_quantiles(self, panel: Panel) -> Array:
-        """Quantiles of the scaled return before calibration, averaged over the networks.
-
-        The anchored blocks of one number are computed together, each market in its place: matrix products may round
-        otherwise in a batch of another size, and so what is said of a bar is the same to the last bit however many bars
-        come after it.
-
-        Returns:
-            (T, H, Q), NaN in the burn-in before the first block of a market.
-        """
-        burn_in, n_bars = self.windows.burn_in, self.windows.n_bars
-        result = np.full((len(panel.rows), len(self.horizons), len(LEVELS)), np.nan)
-        numbers = torch.arange(len(self.symbols))
-        for anchor in torch.unique(panel.anchors).tolist():
-            chosen = panel.anchors == anchor
-            starts, places = panel.starts[chosen], panel.markets[chosen]
-            inputs = panel.inputs.new_zeros(len(self.symbols), n_bars, panel.inputs.shape[1])
-            inputs[places] = panel.cut(panel.inputs, starts)
-            quantiles = torch.stack([network(inputs, numbers)[places, burn_in:] for network in self.networks]).mean(0)
-            spans = starts[:, None] + torch.arange(burn_in, n_bars)  # (B, stride)
-            result[spans.numpy()] = quantiles.double().numpy()
-        return result
-
-    def _calibrated(self, quantiles: Array) -> Array:
-        """With the offsets added, sorted: they could make neighbouring levels cross."""
-        moved: Array = np.sort(quantiles + np.array(self.offsets), axis=-1)
-        return moved
-
-    def _table(self, rows: pl.DataFrame, scaled: Array, scale: Array) -> pl.DataFrame:
-        """Predictions of rows, horizon after horizon, from scaled quantiles, (N, H, Q), and their scale, (N, H)."""
-        returns = np.where(scale > 0, scale, np.nan)[..., None] * scaled  # (N, H, Q)
-        n_horizons = len(self.horizons)
-        keys = pl.DataFrame({key: pl.concat([rows[key]] * n_horizons) for key in (SYMBOL, TS)})
-        ahead = np.repeat(np.array(self.horizons), len(rows))
-        return predictions(keys, ahead, returns.swapaxes(0, 1).reshape(-1, len(LEVELS)))
-
-
-def _at_rows(series: Tensor, panel: Panel, n_rows: int) -> Array:
-    values = np.zeros((n_rows, series.shape[1]))
-    here = panel.rows >= 0
-    values[panel.rows[here].numpy()] = series[here].double().numpy()
-    return values
+from gatecast.model.windows import Panel, Windows, fit_scaler, n_inputs
 
 
 @dataclass(frozen=True)
@@ -212,31 +81,6 @@ class PendingModel:
         return replace(model, offsets=_offsets(model, self.inputs.calibration))
 
 
-def fit_model(
-    rows: pl.DataFrame,
-    hyperparameters: Hyperparameters,
-    n_steps: int,
-    config: ModelConfig,
-    checkpoints: Path | None = None,
-) -> FittedModel:
-    """Fit the procedure: the same function for every fold of `evaluate` and for `fit`.
-
-    Args:
-        rows: Feature rows with targets of the train span, purged.
-        hyperparameters: From `tune`.
-        n_steps: Optimiser steps, from `tune`.
-        config: Network and training.
-        checkpoints: Folder of networks under way and done; None: nothing is kept.
-
-    Raises:
-        DataError: Too few rows.
-        GatecastError: The loss is no longer a number.
-    """
-    inputs = training_inputs(rows, hyperparameters, config)
-    with training_workers(config.n_seeds, config.n_devices) as workers:
-        return begin_training(inputs, hyperparameters, n_steps, config, workers, "", checkpoints).fitted()
-
-
 def begin_training(
     inputs: TrainingInputs,
     hyperparameters: Hyperparameters,
@@ -245,8 +89,9 @@ def begin_training(
     workers: Executor,
     label: str,
     checkpoints: Path | None,
+    start_from: PendingModel | None = None,
 ) -> PendingModel:
-    """The second half of `fit_model`: the networks, a seed each, are sent to the workers.
+    """The networks of a fit, a seed each, are sent to the workers.
 
     Args:
         inputs: From `training_inputs`.
@@ -256,23 +101,23 @@ def begin_training(
         workers: From `training_workers`.
         label: What lines of progress say before the number of a network.
         checkpoints: Folder of networks under way and done; None: nothing is kept.
+        start_from: A model of the same shape: each network goes on from its own of the same seed, which is waited for.
     """
-    ensemble = members(inputs.panel, inputs.model.architecture, hyperparameters, config, n_steps, label, checkpoints)
+    weights = [network.result() for network in start_from.networks] if start_from else None
+    parts = (inputs.panel, inputs.model.architecture, hyperparameters, config, n_steps, label, checkpoints, weights)
+    ensemble = members(*parts)
     return PendingModel(inputs, [workers.submit(train_member, member) for member in ensemble])
 
 
-def search_model(
+def stopping_steps(
     train: pl.DataFrame,
     stopping: pl.DataFrame,
     hyperparameters: Hyperparameters,
     config: ModelConfig,
     max_epochs: int,
     patience: int,
-) -> tuple[FittedModel, int]:
-    """Fit one network for `tune` alone: the stopping rows tell the number of steps, then it is trained as any other.
-
-    It is trained on all train rows and not calibrated: the slice of an inner fold is so short that its noise would
-    drown the differences between hyperparameters.
+) -> int:
+    """Optimiser steps after which a network, trained at a constant rate, loses least on the stopping rows.
 
     Args:
         train: Feature rows with targets.
@@ -282,23 +127,40 @@ def search_model(
         max_epochs: Most passes over the train rows.
         patience: Passes without improvement after which the training stops.
 
-    Returns:
-        The fitted model and its optimiser steps.
-
     Raises:
         GatecastError: The loss is no longer a number.
     """
     model = _unfitted(train, hyperparameters, config)
     panel, early_stop = model.panel(train), EarlyStop(model.panel(stopping), max_epochs, patience)
     parts = (panel, model.architecture, hyperparameters, config, config.seed)
-    network, n_steps = train_network(*parts, early_stop=early_stop, label="tune, until it stops")
-    if config.schedule != "constant":
-        network, _ = train_network(*parts, n_steps=n_steps, label="tune")
-    return replace(model, networks=(network,)), n_steps
+    return train_network(*parts, early_stop=early_stop, label="tune, until it stops")[1]
+
+
+def search_model(
+    train: pl.DataFrame, hyperparameters: Hyperparameters, config: ModelConfig, n_steps: int
+) -> FittedModel:
+    """Fit one network for `tune` alone.
+
+    It is trained on all train rows and not calibrated: the slice of an inner fold is so short that its noise would
+    drown the differences between hyperparameters.
+
+    Args:
+        train: Feature rows with targets.
+        hyperparameters: Of the network.
+        config: Network and training; its first seed is used.
+        n_steps: Optimiser steps.
+
+    Raises:
+        GatecastError: The loss is no longer a number.
+    """
+    model = _unfitted(train, hyperparameters, config)
+    parts = (model.panel(train), model.architecture, hyperparameters, config, config.seed)
+    network, _ = train_network(*parts, n_steps=n_steps, label="tune")
+    return replace(model, networks=(network,))
 
 
 def training_inputs(rows: pl.DataFrame, hyperparameters: Hyperparameters, config: ModelConfig) -> TrainingInputs:
-    """The first half of `fit_model`: what is fitted before the networks, and what they are trained on.
+    """What is fitted before the networks, and what they are trained on.
 
     Args:
         rows: Feature rows with targets of the train span, purged.
@@ -309,7 +171,7 @@ def training_inputs(rows: pl.DataFrame, hyperparameters: Hyperparameters, config
         DataError: Too few rows.
     """
     train, start = split_train(rows, config.calibration_share, max(config.horizons))
-    if late := sorted(set(rows[SYMBOL].unique()) - set(train[SYMBOL].unique())):
+    if late := late_markets(rows, config):
         raise DataError(
             f"{', '.join(late)} begins where no network is trained any more, at bar {start} or in the purge before it:"
             " fetch a longer history of it, lower model.calibration_share, or take it out of ingest.symbols"
@@ -320,6 +182,20 @@ def training_inputs(rows: pl.DataFrame, hyperparameters: Hyperparameters, config
     )
     keys = [SYMBOL, TS]
     return TrainingInputs(model, model.panel(train), train.select(keys), model.panel(newest), newest.select(keys))
+
+
+def late_markets(rows: pl.DataFrame, config: ModelConfig) -> list[str]:
+    """Markets that begin where no network is trained any more, in the calibration slice or the purge before it.
+
+    Args:
+        rows: Feature rows with targets of the train span.
+        config: Network and training.
+
+    Raises:
+        DataError: Too few rows.
+    """
+    train, _ = split_train(rows, config.calibration_share, max(config.horizons))
+    return sorted(set(rows[SYMBOL].unique()) - set(train[SYMBOL].unique()))
 
 
 def _unfitted(train: pl.DataFrame, hyperparameters: Hyperparameters, config: ModelConfig) -> FittedModel:

@@ -6,6 +6,7 @@ One network is trained either for a fixed number of optimiser steps, or until a 
 import logging
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -156,6 +157,7 @@ def train_network(
     early_stop: EarlyStop | None = None,
     checkpoint: Path | None = None,
     label: str = "",
+    start_from: Mapping[str, Tensor] | None = None,
 ) -> tuple[Network, int]:
     """Train one network.
 
@@ -169,6 +171,7 @@ def train_network(
         early_stop: The slice that stops the training, when they are to be found; the learning rate stays as it is.
         checkpoint: File that is written as the training goes on, and gone on from if it is there.
         label: What lines of progress call the network.
+        start_from: Weights that it goes on from; None: random ones, and a head that says what the train targets do.
 
     Returns:
         The network in evaluation mode, on the CPU, and the optimiser steps behind its weights.
@@ -179,6 +182,8 @@ def train_network(
     torch.manual_seed(seed)
     network = Network(architecture)
     network.head.start_at(_train_quantiles(panel))
+    if start_from is not None:
+        network.load_state_dict(start_from)
     module = DenseForecaster(network, hyperparameters, config, seed)
     stoppers = [BestWeights(), EarlyStopping(STOPPING_LOSS, patience=early_stop.patience)] if early_stop else []
     savers: list[Callback] = [Checkpoint(checkpoint)] if checkpoint else []

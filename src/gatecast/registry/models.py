@@ -18,8 +18,8 @@ from gatecast.errors import DataError
 from gatecast.registry.faults import mlflow_errors
 
 if TYPE_CHECKING:
+    from gatecast.model.fitted import FittedModel
     from gatecast.model.folder import ModelCard
-    from gatecast.model.procedure import FittedModel
 
 CHAMPION = "champion"
 _DIGEST = "gatecast.model_sha256"

@@ -11,6 +11,8 @@ from gatecast.evaluation.statistics import TestResult, p_words
 from gatecast.evaluation.verdict import compare, loss_difference, with_loss
 from gatecast.model.predictions import HORIZON, LSTM, MODEL, TARGET
 
+MOST_LEFT_OUT = 0.001  # of the outcomes: a model that chooses where it is scored can look good anywhere
+
 Outcome = Literal["promoted", "already champion", "refused"]
 
 
@@ -106,29 +108,46 @@ def _proof(name: str, found: Mapping[str, Any], counts: Sequence[str], proven: s
 
 
 def evaluation_checks(metrics: Mapping[str, Any]) -> list[Check]:
-    """Enough folds, and against the baselines that no configuration can leave out."""
+    """Enough folds, against the baselines that no configuration can leave out, and not where it suited the LSTM."""
     n_folds, absent = len(metrics["folds"]), [name for name in REQUIRED_BASELINES if name not in metrics["models"]]
+    silent = {int(horizon): (found["models"][LSTM], found["n"]) for horizon, found in metrics["left_out"].items()}
+    horizon = max(silent, key=lambda horizon: silent[horizon][0] / silent[horizon][1])
+    n_silent, n_outcomes = silent[horizon]
     return [
         Check("folds", n_folds >= MIN_FOLDS, f"{n_folds} folds were evaluated, at least {MIN_FOLDS} are needed"),
         Check(
             "baselines",
             not absent,
-            f"the evaluation lacks {', '.join(absent)}" if absent else f"{', '.join(REQUIRED_BASELINES)} were compared",
+            f"the evaluation lacks {', '.join(absent)}" if absent else _compared(metrics),
+        ),
+        Check(
+            "forecasts",
+            n_silent <= MOST_LEFT_OUT * n_outcomes,
+            f"the LSTM left out {n_silent:,} of {n_outcomes:,} forecasts that others made at {horizon} bars, allowed"
+            f" {MOST_LEFT_OUT:.1%}",
         ),
     ]
 
 
+def _compared(metrics: Mapping[str, Any]) -> str:
+    compared = ", ".join(name for name in metrics["models"] if name != LSTM)
+    left = metrics.get("not_asked") or ()
+    return f"{compared} were compared" + (f"; not asked: {', '.join(left)}" if left else "")
+
+
 def baseline_checks(metrics: Mapping[str, Any], horizons: Sequence[int], alpha: float) -> list[Check]:
-    """Every baseline is beaten at every horizon named beforehand: lower loss, Diebold-Mariano test, Holm."""
+    """Every baseline is beaten at every horizon named beforehand: skill, Diebold-Mariano test, Holm."""
     checks = []
     for horizon in horizons:
         key = str(horizon)
         for name, test in metrics["diebold_mariano"][key].items():
             loss, rival = (metrics["models"][model][key]["pinball"] for model in (LSTM, name))
+            skill = float(metrics["skill_over"][key][name]["skill"])  # over several markets no ratio of mean losses
             detail = (
-                f"pinball loss {loss:.6f} against {rival:.6f} of {name} at {horizon} bars, p {p_words(test['p_value'])}"
+                f"pinball loss {loss:.6f} against {rival:.6f} of {name} at {horizon} bars, skill {skill:+.2%},"
+                f" p {p_words(test['p_value'])}"
             )
-            passed = loss < rival and test["p_value"] <= alpha
+            passed = skill > 0 and test["p_value"] <= alpha
             checks.append(Check(f"beats {name} at {horizon} bars", passed, detail))
         together = f"p {p_words(metrics['p_value'][key])} against all baselines at {horizon} bars, allowed {alpha:g}"
         passed = bool(metrics["beats_baselines"][key])

@@ -4,27 +4,43 @@ from dataclasses import asdict
 
 import polars as pl
 
-from gatecast.config import FeaturesConfig, ModelConfig
+from gatecast.config import EvaluateConfig, FeaturesConfig, ModelConfig, SplitConfig, StrategyConfig, TuneConfig
+from gatecast.database import database_url
+from gatecast.evaluation.refits import refit_last
+from gatecast.evaluation.splits import bars_of, newest_fold, walk_forward
 from gatecast.market.candles import BAR, SYMBOL, iso
 from gatecast.market.snapshot import read_snapshot
 from gatecast.model.folder import ModelCard, save_model
-from gatecast.model.procedure import fit_model
 from gatecast.steps.stage import run_stage, say
-from gatecast.tuning.result import read_best
+from gatecast.tuning.folds import chosen_for
 from gatecast.workspace import Workspace, file_sha256
 
 
-def run(workspace: Workspace, *, spans: FeaturesConfig, model: ModelConfig) -> None:
-    """Fit on every bar.
-
-    A bar whose targets are not known yet trains nothing, so that no purge is needed at the end.
+def run(
+    workspace: Workspace,
+    *,
+    spans: FeaturesConfig,
+    model: ModelConfig,
+    split: SplitConfig,
+    tune: TuneConfig,
+    settings: EvaluateConfig,
+    strategy: StrategyConfig,
+) -> None:
+    """Fit on every bar; with `model.warm_start` through all folds again, since that is where its networks come from.
 
     Reads data/features/all.parquet, reports/best.yaml and data/raw/snapshot.json; writes model/.
     """
     rows = pl.read_parquet(workspace.all_features)
-    hyperparameters, n_steps = read_best(workspace.reports / "best.yaml")
     snapshot = read_snapshot(workspace.raw)
-    fitted = fit_model(rows, hyperparameters, n_steps, model, workspace.checkpoints("fit"))
+    history, (boundary, fold_bars) = bars_of(rows), split.resolved
+    earlier = walk_forward(history, snapshot.grid.first_from(boundary), fold_bars, max(model.horizons))
+    now = newest_fold(history, len(earlier))
+    folds = [*earlier, now] if model.warm_start else [now]
+    best, storage = workspace.reports / "best.yaml", database_url(workspace.state, "studies.db")
+    chosen = chosen_for(rows, folds, settings.search, best, tune, model, strategy, storage, say)
+    fitted = refit_last(rows, folds, chosen, model, "fit", workspace.checkpoints("fit"))
+    rows = now.train.newest(model.train_bars).rows(rows)
+    hyperparameters, n_steps = chosen[-1]
     bars = rows.group_by(SYMBOL, maintain_order=True).agg(
         pl.col(BAR).min().alias("first"), pl.col(BAR).max().alias("last")
     )

@@ -8,8 +8,8 @@ import polars as pl
 from gatecast.config import Config
 from gatecast.database import database_url
 from gatecast.errors import DataError, GateRefused
-from gatecast.evaluation.figures import fan_chart, save_png
-from gatecast.evaluation.report import write_report
+from gatecast.evaluation.report.document import write_report
+from gatecast.evaluation.report.figures import fan_chart, save_png
 from gatecast.forecasts.columns import ISSUED_AT, MARKET, MODEL_NAME, MODEL_VERSION, TARGET_AT
 from gatecast.forecasts.issue import bars_needed, issue_forecast
 from gatecast.forecasts.ledger import append_forecast

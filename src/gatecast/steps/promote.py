@@ -8,7 +8,7 @@ import polars as pl
 
 from gatecast.config import Config
 from gatecast.errors import DataError
-from gatecast.evaluation.report import write_report
+from gatecast.evaluation.report.document import write_report
 from gatecast.market.snapshot import require_snapshot
 from gatecast.pipeline import fingerprint, stages
 from gatecast.registry.models import Registered, champion, register, set_champion

@@ -1,19 +1,19 @@
 """The search space and what one trial is worth."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
-from gatecast.config import ModelConfig, TuneConfig
+from gatecast.config import ModelConfig, StrategyConfig, TuneConfig
 from gatecast.errors import DataError
 from gatecast.evaluation.metrics import mean_pinball
-from gatecast.evaluation.splits import InnerFold, Span, bars_of
+from gatecast.evaluation.splits import InnerFold, Span, bars_of, inner_folds
+from gatecast.evaluation.strategy import DATE, RETURN, strategy_returns
 from gatecast.features.targets import target_name
-from gatecast.market.candles import BAR
+from gatecast.market.candles import BAR, CLOSE, SYMBOL, TS
 from gatecast.model.predictions import HORIZON, PREDICTION_KEYS, QUANTILES, TARGET, realised
-from gatecast.model.procedure import search_model
+from gatecast.model.procedure import search_model, stopping_steps
 from gatecast.model.training import Hyperparameters
 
 
@@ -22,40 +22,97 @@ class InnerScore:
     """What one inner fold said of a set of hyperparameters."""
 
     pinball: float  # mean over the horizons of the loss relative to the fold's typical move
-    n_steps: int  # as many passes over what the first fold trains on as stopped the training here
+    returns: pl.DataFrame  # horizon, date, return: daily net returns of the strategy on the scoring slice
 
 
-def inner_scores(
-    development: pl.DataFrame,
-    folds: tuple[InnerFold, ...],
-    hyperparameters: Hyperparameters,
-    model: ModelConfig,
-    tune: TuneConfig,
-) -> Iterator[InnerScore]:
-    """Score a set of hyperparameters, one inner fold after the other, so that a poor trial can be cut short.
+@dataclass(frozen=True)
+class InnerSearch:
+    """One inner fold, as it can be sent to another process to train on.
+
+    Optimiser steps are counted as those of the first fold of `evaluate`: an inner fold, which trains on less, makes as
+    many passes over its rows and so fewer steps.
+
+    Attributes:
+        rows: Feature rows with targets of the fold.
+        fold: Its slices.
+        n_bars: Bars that the networks of the first fold of `evaluate` are trained on.
+        model: Network and training.
+        tune: Epochs, patience, step factor and seed.
+        strategy: Costs and threshold of the strategy that trades on the forecasts.
+    """
+
+    rows: pl.DataFrame
+    fold: InnerFold
+    n_bars: float
+    model: ModelConfig
+    tune: TuneConfig
+    strategy: StrategyConfig
+
+    def n_steps(self, hyperparameters: Hyperparameters) -> float:
+        """Steps to train with, as the stopping slice has it.
+
+        Raises:
+            GatecastError: The loss is no longer a number.
+        """
+        n_steps = stopping_steps(
+            self.fold.train.rows(self.rows),
+            _labelled(self.rows, self.fold.stopping, self._context, self.model.horizons),
+            hyperparameters,
+            self._seeded,
+            self.tune.max_epochs,
+            self.tune.patience,
+        )
+        # a rate that falls to nothing covers less ground than the constant one that the stopping slice saw
+        factor = 1.0 if self.model.schedule == "constant" else self.tune.step_factor
+        return n_steps * factor * self.n_bars / self.fold.train.n_bars
+
+    def score(self, hyperparameters: Hyperparameters, n_steps: int) -> InnerScore:
+        """What a network of so many steps is worth on the scoring slice.
+
+        Raises:
+            DataError: The closes of the slice do not move.
+            GatecastError: The loss is no longer a number.
+        """
+        n_here = max(round(n_steps * self.fold.train.n_bars / self.n_bars), 1)
+        fitted = search_model(self.fold.train.rows(self.rows), hyperparameters, self._seeded, n_here)
+        forecasts = fitted.predict(self.fold.scoring.preceded_by(self._context).rows(self.rows))
+        scoring = self.fold.scoring.rows(self.rows)
+        return InnerScore(
+            pinball=_relative_pinball(forecasts, scoring, self.model.horizons),
+            returns=_strategy_returns(forecasts, scoring, self.model.horizons, self.strategy),
+        )
+
+    @property
+    def _context(self) -> int:
+        return self.model.stride + self.model.burn_in
+
+    @property
+    def _seeded(self) -> ModelConfig:
+        return self.model.model_copy(update={"seed": self.tune.seed})
+
+
+def inner_searches(
+    development: pl.DataFrame, model: ModelConfig, tune: TuneConfig, strategy: StrategyConfig
+) -> list[InnerSearch]:
+    """The inner folds of a development period.
 
     Args:
-        development: Feature rows with targets of the development period.
-        folds: Inner folds.
-        hyperparameters: To be scored.
+        development: Feature rows with targets.
         model: Network and training.
-        tune: Epochs, patience and seed.
+        tune: Number of folds, and the settings of the search.
+        strategy: Costs and threshold.
+
+    Raises:
+        DataError: Too few rows.
     """
-    context = model.stride + model.burn_in
-    # bars that the networks of the first fold are trained on
-    n_bars = bars_of(development).n_bars * (1 - model.calibration_share)
-    for fold in folds:
-        fitted, n_steps = search_model(
-            fold.train.rows(development),
-            _labelled(development, fold.stopping, context, model.horizons),
-            hyperparameters,
-            model.model_copy(update={"seed": tune.seed}),
-            tune.max_epochs,
-            tune.patience,
-        )
-        forecasts = fitted.predict(fold.scoring.preceded_by(context).rows(development))
-        value = _relative_pinball(forecasts, fold.scoring.rows(development), model.horizons)
-        yield InnerScore(value, max(round(n_steps * n_bars / fold.train.n_bars), 1))
+    bars = bars_of(development)
+    n_bars = bars.newest(model.train_bars).n_bars * (1 - model.calibration_share)
+    folds = inner_folds(bars, tune.n_inner_folds, max(model.horizons), model.train_bars)
+    spans = [Span(fold.train.start, fold.scoring.end) for fold in folds]
+    return [
+        InnerSearch(span.rows(development), fold, n_bars, model, tune, strategy)
+        for span, fold in zip(spans, folds, strict=True)
+    ]
 
 
 def _labelled(rows: pl.DataFrame, span: Span, context: int, horizons: tuple[int, ...]) -> pl.DataFrame:
@@ -80,3 +137,20 @@ def _relative_pinball(forecasts: pl.DataFrame, rows: pl.DataFrame, horizons: tup
             )
         values.append(mean_pinball(target, table.select(QUANTILES).to_numpy()) / float(np.abs(target).mean()))
     return float(np.mean(values))
+
+
+def _strategy_returns(
+    forecasts: pl.DataFrame, rows: pl.DataFrame, horizons: tuple[int, ...], strategy: StrategyConfig
+) -> pl.DataFrame:
+    """Daily net returns on the rows alone: nothing is held before them or after them."""
+    bars = rows.select(SYMBOL, TS, CLOSE)
+    daily = []
+    for horizon in horizons:
+        here = forecasts.filter(pl.col(HORIZON) == horizon)
+        traded = bars.join(here, on=[SYMBOL, TS], how="left", maintain_order="left")
+        daily.append(
+            strategy_returns(traded, horizon, strategy).select(
+                pl.lit(horizon, dtype=pl.Int64).alias(HORIZON), DATE, RETURN
+            )
+        )
+    return pl.concat(daily)

@@ -43,14 +43,14 @@ def rows() -> pl.DataFrame:
 
 
 def test_the_parameters_of_a_planted_process_are_found() -> None:
-    fitted = fit_garch(planted(8000), "BTC/USDT", FOLD)
+    fitted = fit_garch(planted(8000), "BTC/USDT")
     assert fitted.omega * (100 * fitted.unit) ** 2 == pytest.approx(OMEGA, abs=0.03)
     assert (fitted.alpha, fitted.beta) == pytest.approx((ALPHA, BETA), abs=0.03)
 
 
 def test_the_variance_is_the_one_that_arch_has_for_the_same_parameters() -> None:
     returns = planted(3000)
-    fitted = fit_garch(returns, "BTC/USDT", FOLD)
+    fitted = fit_garch(returns, "BTC/USDT")
     model = arch_model(returns / fitted.unit, mean="Zero", dist="t", rescale=False)
     of_arch = model.fix([fitted.omega, fitted.alpha, fitted.beta, 5.0]).conditional_volatility
     np.testing.assert_allclose(fitted.variances(returns)[:-1], of_arch[1:] ** 2, rtol=1e-9)
@@ -58,7 +58,7 @@ def test_the_variance_is_the_one_that_arch_has_for_the_same_parameters() -> None
 
 def test_percent_or_a_hundredth_of_it_makes_no_difference() -> None:
     returns = planted(3000)
-    once, small = (fit_garch(some, "BTC/USDT", FOLD) for some in (returns, returns / 100))
+    once, small = (fit_garch(some, "BTC/USDT") for some in (returns, returns / 100))
     assert (once.alpha, once.beta, once.omega) == pytest.approx((small.alpha, small.beta, small.omega), rel=1e-6)
 
 
@@ -79,7 +79,7 @@ def test_forecasts_are_volatility_times_the_quantiles_of_the_scaled_train_return
     closes = rows[CLOSE].to_list()
     pairs = zip([None, *closes[:-1]], closes, strict=True)
     moves = [None if before is None or after is None else np.log(after / before) for before, after in pairs]
-    fitted = fit_garch(np.array([move for move in moves[:3976] if move is not None]), "BTC/USDT", FOLD)
+    fitted = fit_garch(np.array([move for move in moves[:3976] if move is not None]), "BTC/USDT")
     variance, volatilities = fitted.start, []
     for move in moves:
         if move is not None:
@@ -91,7 +91,7 @@ def test_forecasts_are_volatility_times_the_quantiles_of_the_scaled_train_return
     pairs_of_train = zip(rows["target_24"].to_list()[:3976], volatilities, strict=False)
     levels = np.quantile([target / scale for target, scale in pairs_of_train if target is not None], LEVELS)
     present = [place for place in range(4000, 4200) if closes[place] is not None]
-    forecasts = garch(rows, FOLD, (24,))
+    forecasts = garch(FOLD.train.rows(rows), (24,))(rows, FOLD.test)
     assert len(forecasts) == len(present) == 197
     expected_quantiles = np.outer([volatilities[place] for place in present], levels)
     # the logarithms of polars and numpy differ in the last bit, and the optimiser makes more of it
@@ -103,12 +103,12 @@ def test_an_optimiser_that_does_not_converge_is_one_line(rows: pl.DataFrame, mon
         return minimize(*arguments, **{**options, "options": {"maxiter": 1}})
 
     monkeypatch.setattr("arch.univariate.base.minimize", hurried)
-    with pytest.raises(DataError, match=r"garch .* BTC/USDT in fold 1: no start of 3 converges .*: 9, 9, 9\); .*take"):
-        garch(rows, FOLD, (24,))
+    with pytest.raises(DataError, match=r"garch .* BTC/USDT: no start of 3 converges .*: 9, 9, 9\); .*take"):
+        garch(FOLD.train.rows(rows), (24,))(rows, FOLD.test)
 
 
 def test_a_fit_is_silent(capfd: pytest.CaptureFixture[str]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        fit_garch(planted(2000), "BTC/USDT", FOLD)
+        fit_garch(planted(2000), "BTC/USDT")
     assert capfd.readouterr() == ("", "")

@@ -1,5 +1,6 @@
 """HAR against sums by hand and numpy's least squares."""
 
+from datetime import timedelta
 from math import log
 
 import numpy as np
@@ -7,14 +8,22 @@ import polars as pl
 import pytest
 
 from gatecast.evaluation.baselines import har
-from gatecast.evaluation.baselines.realised_variance import HAR_SPANS, log_variances
+from gatecast.evaluation.baselines.calendar_spans import bar_duration
+from gatecast.evaluation.baselines.realised_variance import (
+    har_spans,
+    log_variance_to_come,
+    past_log_variances,
+    variance_floor,
+)
 from gatecast.evaluation.splits import Fold, Span
 from gatecast.features.targets import build_targets
 from gatecast.market.candles import BAR, CLOSE
 from gatecast.model.predictions import LEVELS, QUANTILES
+from tests.evaluation.baselines.session_market import session_market
 from tests.evaluation.small_market import FIRST_BAR, small_market
 
 FOLD = Fold(0, Span(FIRST_BAR, FIRST_BAR + 1194), Span(FIRST_BAR + 1200, FIRST_BAR + 1300))
+SPANS = (1, 6, 24, 168, 720)
 GONE = (900, 901, 1250, 1251)  # beside the hole of the market itself
 
 
@@ -42,9 +51,9 @@ def test_forecasts_are_those_of_a_regression_by_hand(horizon: int, rows: pl.Data
         return log(max(sum(some) / len(some), floor))
 
     inputs = {
-        place: [1.0, *(log_mean(squares[n - span : n]) for span in HAR_SPANS)]
+        place: [1.0, *(log_mean(squares[n - span : n]) for span in SPANS)]
         for place, n in enumerate(n_before)
-        if n >= max(HAR_SPANS)
+        if n >= max(SPANS)
     }
     labels = {
         place: log_mean(squares[n : n + horizon]) for place, n in enumerate(n_before[:1194]) if n + horizon <= n_train
@@ -58,20 +67,37 @@ def test_forecasts_are_those_of_a_regression_by_hand(horizon: int, rows: pl.Data
     scaled = [targets[p] / volatility[p] for p in volatility if p < 1194 and targets[p] is not None]
     present = [place for place in range(1200, 1300) if closes[place] is not None]
     expected = np.outer([volatility[place] for place in present], np.quantile(scaled, LEVELS))
-    forecasts = har(rows, FOLD, (horizon,))
+    forecasts = har(FOLD.train.rows(rows), (horizon,))(rows, FOLD.test)
     assert len(forecasts) == len(present) == 98
     np.testing.assert_allclose(forecasts.select(QUANTILES).to_numpy(), expected, rtol=1e-8)
 
 
 def test_no_label_ends_after_the_train_span_even_where_the_horizon_is_longer_than_the_purge() -> None:
-    in_train = np.arange(1000) < 900
-    _, label = log_variances(np.random.default_rng(0).standard_normal(1000), in_train, 24)
+    label = log_variance_to_come(np.random.default_rng(0).standard_normal(900), 24, 1e-9)
     assert np.flatnonzero(np.isfinite(label)).tolist() == list(range(900 - 24))
 
 
 def test_a_standstill_in_the_train_span_has_a_logarithm() -> None:
     returns = np.random.default_rng(0).standard_normal(1000)
     returns[800:840] = 0
-    inputs, label = log_variances(returns, np.ones(1000, dtype=bool), 6)
+    floor = variance_floor(returns)
+    inputs, label = past_log_variances(returns, SPANS, floor), log_variance_to_come(returns, 6, floor)
     assert np.isfinite(inputs[:, 720:]).all()
     assert label[810] == inputs[1, 810] == pytest.approx(log(1e-4 * (returns**2).mean()))
+
+
+@pytest.mark.parametrize(
+    ("duration", "spans"),
+    [
+        (timedelta(minutes=15), (1, 24, 96, 672, 2880)),
+        (timedelta(hours=1), SPANS),
+        (timedelta(hours=4), (1, 2, 6, 42, 180)),
+        (timedelta(days=1), (1, 7, 30)),
+    ],
+)
+def test_the_spans_are_times_and_each_number_of_bars_stands_once(duration: timedelta, spans: tuple[int, ...]) -> None:
+    assert har_spans(duration) == spans
+
+
+def test_of_daily_sessions_a_week_has_five_and_a_month_21() -> None:
+    assert har_spans(bar_duration(session_market())) == (1, 5, 21)

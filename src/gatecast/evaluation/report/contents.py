@@ -51,6 +51,8 @@ class ReportContents:
         promotion: Decision of the gate, or None before it.
         forecasts: The last forecast of each market, with what came before it; none while there is no champion.
         provenance: Commit, hashes and versions, or None if not recorded.
+        errors: Where the model errs, by horizon, or None if not recorded.
+        equity: date, horizon, model, return and equity of the strategy, or None if not recorded.
     """
 
     metrics: Json
@@ -65,6 +67,8 @@ class ReportContents:
     promotion: Json | None = None
     forecasts: tuple[Forecast, ...] = ()
     provenance: Json | None = None
+    errors: Json | None = None
+    equity: pl.DataFrame | None = None
 
 
 def read_contents(workspace: Workspace) -> ReportContents:
@@ -76,6 +80,7 @@ def read_contents(workspace: Workspace) -> ReportContents:
     reports = workspace.reports
     metrics = _read(workspace, reports / "metrics.json", _json)
     promotion = _read_optional(workspace, reports / "promotion.json")
+    equity = reports / "equity.csv"
     has_champion = promotion is not None and promotion["champion_version"] is not None
     return ReportContents(
         metrics=metrics,
@@ -90,6 +95,8 @@ def read_contents(workspace: Workspace) -> ReportContents:
         promotion=promotion,
         forecasts=_forecasts(workspace, metrics) if has_champion else (),
         provenance=_read_optional(workspace, reports / "provenance.json"),
+        errors=_read_optional(workspace, reports / "error_analysis.json"),
+        equity=_read(workspace, equity, pl.read_csv) if equity.is_file() else None,
     )
 
 

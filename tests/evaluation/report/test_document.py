@@ -1,26 +1,32 @@
 """The report: whole in one file, honest in both directions, and deaf to hostile text."""
 
+import base64
+import hashlib
 import json
 import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, timedelta
+from html import unescape
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from gatecast.errors import DataError
-from gatecast.evaluation import figures
-from gatecast.evaluation.contents import Forecast, ReportContents, read_contents
-from gatecast.evaluation.report import render_report, write_report
+from gatecast.evaluation.report.contents import Forecast, ReportContents, read_contents
+from gatecast.evaluation.report.document import render_report, write_report
+from gatecast.evaluation.report.plots import library
 from gatecast.market.candles import Market
 from gatecast.market.store import Store, merge_candles
 from gatecast.workspace import Workspace
-from tests.evaluation.test_figures import (
+from tests.evaluation.report.evaluated import (
     HOSTILE,
     START,
+    make_equity,
+    make_errors,
     make_history,
     make_ledger,
     make_metrics,
@@ -107,8 +113,28 @@ def _contents(**changes: Any) -> ReportContents:
         forecasts=(Forecast(_forecast(), make_history()),),
         provenance={"commit": "9f3c1e7a", "dirty": False, "dvc_lock": "5e88", "data": "2c26",
                     "versions": {"torch": "2.13.0"}, "platform": "Linux x86_64"},
+        errors=make_errors(),
+        equity=make_equity(),
     )  # fmt: skip
     return replace(contents, **changes)
+
+
+def _own(html: str) -> str:
+    """The page without plotly's own script, which holds addresses and markup as text."""
+    assert html.count(library()) == 1
+    return html.replace(library(), "")
+
+
+def _words(html: str) -> str:
+    """What a reader without scripts reads."""
+    bare = re.sub(r"<(style|script)\b.*?</\1>|<[^>]+>", " ", _own(html), flags=re.DOTALL)
+    return re.sub(r"[\s\u00a0]+", " ", unescape(bare))
+
+
+def _data(html: str) -> dict[str, Any]:
+    """The pictures' data by name."""
+    found = re.findall(r'<script type="application/json" id="plot-([\w-]+)-data">(.*?)</script>', html)
+    return {name: json.loads(text) for name, text in found}
 
 
 def _statements(html: str) -> list[str]:
@@ -122,12 +148,6 @@ def html() -> str:
 
 
 @pytest.fixture
-def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures are slow to write; a test of words can do without them."""
-    monkeypatch.setattr(figures, "as_svg", lambda _: '<svg viewBox="0 0 1 1"></svg>')
-
-
-@pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     """A workspace with what `gatecast run` leaves, but neither promotion nor forecast."""
     workspace = Workspace(tmp_path)
@@ -138,25 +158,50 @@ def workspace(tmp_path: Path) -> Workspace:
         (workspace.reports / f"{name}.json").write_text(json.dumps(getattr(contents, name)))
     workspace.clean_counts.write_text(json.dumps(contents.counts))
     (workspace.reports / "best.yaml").write_text("".join(f"{key}: {value}\n" for key, value in BEST.items()))
+    (workspace.reports / "error_analysis.json").write_text(json.dumps(contents.errors))
+    make_equity().write_csv(workspace.reports / "equity.csv")
     contents.predictions.write_parquet(workspace.reports / "predictions.parquet")
     contents.trials.write_csv(workspace.reports / "trials.csv")
     return workspace
 
 
-def test_report_opens_offline_without_script_or_anything_to_load(html: str) -> None:
-    assert html.startswith("<!doctype html>")
-    assert "http:" not in html and "https:" not in html
-    assert not re.search(r"<(script|link|img|iframe|object|embed|base|form)\b", html)
-    assert not re.search(r"@import|\bsrc\s*=|\sdata\s*=", html)
+def test_report_opens_offline_and_loads_nothing(html: str) -> None:
+    own = _own(html)
+    assert own.startswith("<!doctype html>")
+    assert "http:" not in own and "https:" not in own
+    assert not re.search(r"<(link|img|iframe|object|embed|base|form)\b", own)
+    assert not re.search(r"@import|\bsrc\s*=|\sdata\s*=", own)
     beside = {"data_docs/index.html", "feature_docs/index.html"}  # links that a reader may follow; nothing is loaded
-    assert {target for target in re.findall(r'href="([^"]*)"', html) if not target.startswith("#")} == beside
-    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", html))
+    assert set(re.findall(r'href="([^"]*)"', own)) == beside
+    assert "default-src 'none'" in own, "the browser itself refuses to load anything"
 
 
-def test_every_reference_inside_a_picture_finds_its_one_target(html: str) -> None:
-    ids = re.findall(r'\sid="([^"]*)"', html)
+def test_no_script_runs_but_the_two_whose_hashes_the_page_names(html: str) -> None:
+    (policy,) = re.findall(r"script-src([^\"]*)\"", html)
+    scripts = re.findall(r"<script>(.*?)</script>", html, flags=re.DOTALL)
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    assert policy.split() == [f"'sha256-{each}'" for each in hashes]
+    assert scripts[0] == library()
+
+
+def test_every_picture_has_an_element_and_its_data_under_a_name_of_its_own(html: str) -> None:
+    ids = re.findall(r'\sid="([^"]*)"', _own(html))
     assert len(ids) == len(set(ids))
-    assert set(re.findall(r'href="#([^"]*)"', html) + re.findall(r"url\(#([^)]*)\)", html)) <= set(ids)
+    names = {"folds", "calibration", "levels", "search", "equity", "ranges-0", "forecast-0", "errors-hour",
+             "errors-weekday", "importance"}  # fmt: skip
+    assert set(_data(html)) == names
+    assert {f"plot-{name}" for name in names} < set(ids)
+
+
+def test_all_of_it_is_little_more_than_the_library(html: str) -> None:
+    assert len(html) - len(library()) < 500_000
+
+
+def test_without_scripts_the_page_says_so_and_its_words_are_all_there(html: str) -> None:
+    assert re.search(r"<noscript><p[^>]*>[^<]*need JavaScript", html)
+    words = _words(html)
+    for each in ("Skill by fold", "By hour of the day, UTC", "The networks live on log_volatility.", "408", "12,870"):
+        assert each in words
 
 
 def test_equal_contents_give_equal_bytes(html: str) -> None:
@@ -171,26 +216,28 @@ def test_every_pinball_loss_appears_to_four_significant_digits(html: str) -> Non
 
 def test_verdict_comes_first_and_then_the_decision(html: str) -> None:
     verdict, decision = _statements(html)
-    assert verdict == make_metrics()["verdict"]
+    assert verdict.replace("\u00a0", " ") == (
+        "At 24 bars ahead the LSTM beats every baseline: 1.3 % lower pinball loss than EWMA volatility (95 % interval"
+        " 0.4 to 2.2 %), p = 0.0214."
+    )
     assert decision == "Promoted: version 3 of gatecast is now the champion, in place of version 2."
     assert html.index(verdict) < html.index(decision) < html.index("<table")
 
 
-@pytest.mark.usefixtures("blank_pictures")
 def test_refusal_is_shown_as_prominently_as_success(html: str) -> None:
     refused = render_report(_contents(metrics=make_metrics(skill=-0.004), promotion=_promotion("refused")))
-    assert _statements(refused) == [
-        "24 bars ahead the LSTM is not better than the best baseline, EWMA volatility (p = 0.61).",
+    assert [each.replace("\u00a0", " ") for each in _statements(refused)] == [
+        "At 24 bars ahead the LSTM is no better than EWMA volatility: 0.4 % higher pinball loss (95 % interval"
+        " 0.4 to 2.2 %), p = 0.6100.",
         "Refused: this model does not go live; version 2 stays champion.",
     ]
     top, top_refused = (page[page.index("<body>") : page.index("<dl")] for page in (html, refused))
     tags = re.compile(r"<[^>]+>")
     assert tags.findall(top) == tags.findall(top_refused), "both outcomes wear the same markup"
     assert "Not passed: beats every baseline." in refused
-    assert "24 bars ahead the LSTM does not beat every baseline by more than chance explains" in refused
+    assert "24 bars ahead the LSTM loses less than 1 of 2 baselines by more than chance explains" in refused
 
 
-@pytest.mark.usefixtures("blank_pictures")
 def test_refusal_without_a_champion_says_that_nothing_is_forecast() -> None:
     promotion = {**_promotion("refused"), "champion_version": None}
     page = render_report(_contents(promotion=promotion, forecasts=()))
@@ -198,7 +245,6 @@ def test_refusal_without_a_champion_says_that_nothing_is_forecast() -> None:
     assert "Last forecast" not in page
 
 
-@pytest.mark.usefixtures("blank_pictures")
 def test_report_before_promotion_says_so() -> None:
     page = render_report(_contents(promotion=None, forecasts=(), provenance=None))
     assert _statements(page)[1].startswith("Not decided yet")
@@ -214,27 +260,43 @@ def test_each_table_ends_with_a_plain_sentence(html: str) -> None:
 def test_hostile_names_are_escaped_everywhere() -> None:
     metrics = make_metrics()
     metrics["by_market"] = {HOSTILE: metrics["models"]}
-    metrics["verdict"] = HOSTILE
-    metrics["models"][HOSTILE] = metrics["models"].pop("naive")
+    for table in ("models", "by_fold", "pit", "strategy"):
+        metrics[table][HOSTILE] = metrics[table].pop("ewma")
+    metrics["best_baseline"] = dict.fromkeys(metrics["best_baseline"], HOSTILE)
     promotion = {**_promotion("refused"), "model_name": HOSTILE}
     promotion["checks"][0] |= {"check": HOSTILE, "detail": HOSTILE}
+    errors = make_errors()
+    for found in errors.values():
+        found["worst"]["rows"][0]["symbol"] = found["importance"]["rows"][0]["feature"] = HOSTILE
+        found["tables"][0]["rows"][0]["bucket"] = found["tables"][0]["title"] = HOSTILE
+        found["tables"][0]["sentence"] = found["worst"]["sentence"] = found["importance"]["sentence"] = HOSTILE
     page = render_report(
         _contents(
             metrics=metrics, promotion=promotion, counts=_counts(HOSTILE), predictions=make_predictions(HOSTILE),
-            forecasts=(Forecast({**_forecast(), "market": HOSTILE}, make_history()),),
+            forecasts=(Forecast({**_forecast(), "market": HOSTILE}, make_history()),), errors=errors,
+            equity=make_equity().with_columns(pl.col("model").replace("ewma", HOSTILE)),
             validation=_validation(HOSTILE, success=False, observed=HOSTILE, limit=[HOSTILE]),
             feature_validation=_validation(HOSTILE, "warn", success=False),
             leakage={"n_cuts": 1, "n_columns": 1, "breaches": [{"column": HOSTILE}], "columns": []},
             fold_leakage={**FOLD_LEAKAGE, "breaches": [{**FOLD_BREACH, "what": HOSTILE, "column": HOSTILE}]},
         )
     )  # fmt: skip
-    assert "<script" not in page
-    assert "<b>" not in page
-    assert page.count("&lt;script&gt;") > 8
+    own = _own(page)
+    assert "<script>alert" not in own and "<b>" not in own
+    assert own.count("&lt;script&gt;") > 20
+    own_scripts = 2 + len(_data(page))
+    assert page.count("<script") - library().count("<script") == own_scripts == page.count("</script>")
+
+
+def test_a_symbol_that_closes_a_script_stays_text_in_the_data_of_a_picture() -> None:
+    symbol = "</script><script>alert(1)</script>"
+    page = render_report(_contents(predictions=make_predictions(symbol)))
+    assert symbol not in page
+    (price,) = _data(page)["ranges-0"]["choices"]
+    assert dict(price["layout"])["yaxis.title.text"].startswith("&lt;/script&gt;"), "a label that plotly shows as it is"
 
 
 @pytest.mark.parametrize("unknown", [None, math.nan, math.inf])
-@pytest.mark.usefixtures("blank_pictures")
 def test_unknown_and_non_finite_numbers_are_an_en_dash(unknown: float | None) -> None:
     metrics = make_metrics()
     metrics["models"]["lstm"]["24"] = dict.fromkeys(metrics["models"]["lstm"]["24"], unknown)
@@ -242,23 +304,61 @@ def test_unknown_and_non_finite_numbers_are_an_en_dash(unknown: float | None) ->
     metrics["diebold_mariano"]["24"]["ewma"]["p_value"] = unknown
     metrics["by_fold"]["lstm"]["24"][0] = unknown
     page = render_report(_contents(metrics=metrics))
-    words = re.sub(r"<style>.*?</style>|<[^>]+>", " ", page, flags=re.DOTALL)
-    assert not re.search(r"\b(NaN|nan|inf|Infinity|None)\b", words)
-    assert words.count("\N{EN DASH}") > 10
+    assert not re.search(r"\b(NaN|nan|inf|Infinity|None)\b", _words(page))
+    assert _words(page).count("\N{EN DASH}") > 10
+    assert not re.search(r"\b(NaN|Infinity)\b", json.dumps(_data(page)))
 
 
-@pytest.mark.usefixtures("blank_pictures")
-def test_skill_of_several_markets_is_that_of_the_geometric_mean() -> None:
+def test_the_numbers_shown_are_those_of_the_metrics(html: str) -> None:
+    words = _words(html)
     metrics = make_metrics()
-    by_market = {
-        symbol: {"lstm": {"24": {"pinball": ours}}, "ewma": {"24": {"pinball": 1.0}}}
-        for symbol, ours in (("BTC/USDT", 0.5), ("ETH/USDT", 0.98))
-    }
-    page = render_report(_contents(metrics={**metrics, "horizons": [24], "by_market": by_market}))
-    assert "<td>+30.00\N{NO-BREAK SPACE}%</td>" in page  # 1 - sqrt(0.5 * 0.98)
+    assert "0.41 to 2.18 %" in words  # skill_over.24.ewma
+    assert "no (p 0.0310)" in words and "yes (p 1.0000)" in words  # confidence_set
+    assert "No baseline is shown to lose less than the LSTM (Hansen's test, p = 0.7310)." in words
+    for strategy in metrics["strategy"].values():
+        total = strategy["24"]["total_return"]
+        assert f"{100 * abs(total):.1f} %" in words
+    assert "41.4 %" in words and "55.7 %" in words  # deflated Sharpe, PBO
 
 
-@pytest.mark.usefixtures("blank_pictures")
+def test_every_horizon_has_its_verdict_and_only_the_named_one_is_a_statement(html: str) -> None:
+    beside = [each.replace("\u00a0", " ") for each in re.findall(r'<p class="beside">(.*?)</p>', html)]
+    assert [each.split(" ahead")[0] for each in beside] == ["At 6 bars", "At 1 bar"]
+    assert "is not proven better than EWMA volatility: 1.1 % lower" in beside[0]
+    assert "is no better than EWMA volatility: 0.7 % higher" in beside[1]
+    assert "The gate judges the horizon named beforehand" in html
+
+
+def test_the_verdict_names_the_baseline_with_the_largest_p() -> None:
+    metrics = make_metrics()
+    metrics["diebold_mariano"]["24"]["naive"]["p_value"] = metrics["p_value"]["24"] = 0.0444
+    statement = _statements(render_report(_contents(metrics=metrics)))[0]
+    assert statement.endswith("; p is largest against Random walk, 0.0444.")
+
+
+def test_a_loss_after_costs_is_told_in_plain_words(html: str) -> None:
+    sentence = "24 bars ahead, after costs, it earns nothing: it loses 3.7 % over 605 days; to hold the market brought"
+    assert f"{sentence} +12.3 %." in _words(html)
+
+
+def test_a_model_that_never_trades_earns_nothing_and_says_why() -> None:
+    metrics = make_metrics()
+    metrics["strategy"]["lstm"]["24"] |= {"n_trades": 0, "total_return": 0.0, "sharpe": None}
+    metrics["overfitting"]["24"] |= {"deflated_sharpe": None, "pbo": None, "reason": "the strategy never traded"}
+    words = _words(render_report(_contents(metrics=metrics)))
+    assert "the LSTM never trades, so it earns nothing: no median forecast exceeds the threshold." in words
+    assert "24 bars ahead: neither could be computed: the strategy never traded." in words
+
+
+def test_an_evaluation_that_left_neither_errors_nor_equity_has_a_report() -> None:
+    bare = make_metrics()
+    for table in ("pit", "skill_over", "confidence_set", "spa", "strategy", "overfitting"):
+        del bare[table]
+    page = render_report(_contents(metrics=bare, errors=None, equity=None))
+    assert set(_data(page)) == {"folds", "search", "ranges-0", "forecast-0"}
+    assert "Is it worth money?" not in page and "Where it errs" not in page
+
+
 def test_a_breach_of_the_leak_proof_takes_back_the_trust() -> None:
     page = render_report(_contents(leakage={**LEAKAGE, "breaches": [{"column": "return_1", "known": 0.5}]}))
     assert "1 of 18 columns changed what was known before, so the figures above cannot be trusted." in page
@@ -275,7 +375,6 @@ def test_the_leak_proof_tells_cuts_parity_and_folds(html: str) -> None:
         assert words in html
 
 
-@pytest.mark.usefixtures("blank_pictures")
 def test_a_breach_of_parity_or_of_a_fold_is_told_with_its_row_and_values() -> None:
     difference = {"column": "macd", "batch": 0.5, "alone": 0.75}
     live = render_report(_contents(leakage={**LEAKAGE, "parity": {**PARITY, "breaches": [difference]}}))
@@ -286,13 +385,11 @@ def test_a_breach_of_parity_or_of_a_fold_is_told_with_its_row_and_values() -> No
     assert "fold 3, what scaler, column mean, feature rsi, known 0.125, after 0.25" in fold
 
 
-@pytest.mark.usefixtures("blank_pictures")
 def test_a_parity_that_was_not_checked_is_not_claimed() -> None:
     page = render_report(_contents(leakage={"n_cuts": 1, "n_columns": 1, "breaches": []}))
     assert "Whether features built live equal these was not checked." in page
 
 
-@pytest.mark.usefixtures("blank_pictures")
 def test_a_warning_is_a_plain_sentence_and_the_candles_have_passed() -> None:
     hole = _validation("the longest hole, in bars,", "warn", success=False, observed=33.0, limit=24.0)
     page = render_report(_contents(validation=hole))
@@ -304,24 +401,23 @@ def test_a_warning_is_a_plain_sentence_and_the_candles_have_passed() -> None:
     assert "Not met: prices are above zero." in failed
 
 
-@pytest.mark.usefixtures("blank_pictures")
 def test_uncommitted_changes_are_told() -> None:
     page = render_report(_contents(provenance={"commit": "9f3c1e7a", "dirty": True}))
     assert "the commit alone does not rebuild this run" in page
 
 
-@pytest.mark.usefixtures("blank_pictures")
 def test_a_workspace_without_promotion_and_forecast_has_a_report(workspace: Workspace) -> None:
     contents = read_contents(workspace)
     assert (contents.promotion, contents.forecasts, contents.provenance) == (None, (), None)
-    assert make_metrics()["verdict"] in render_report(contents)
+    assert contents.errors == make_errors()
+    assert contents.equity is not None and contents.equity.equals(make_equity())
+    assert "At 24 bars ahead the LSTM beats every baseline" in render_report(contents)
 
 
 def _put(workspace: Workspace, name: str, content: dict[str, Any]) -> None:
     (workspace.reports / name).write_text(json.dumps(content))
 
 
-@pytest.mark.usefixtures("blank_pictures")
 def test_forecast_is_drawn_after_the_stored_closes_that_were_known_then(workspace: Workspace) -> None:
     closes = make_history(130)  # ten candles more than the forecast knew
     candles = closes.with_columns(open="close", high="close", low="close").with_columns(volume=closes["close"] * 0)
@@ -335,7 +431,6 @@ def test_forecast_is_drawn_after_the_stored_closes_that_were_known_then(workspac
     assert len(forecast.history) == 120
 
 
-@pytest.mark.usefixtures("blank_pictures")
 def test_newest_forecast_of_each_market_is_shown_and_that_of_a_foreign_market_is_not(workspace: Workspace) -> None:
     old = {**_forecast(), "issued_at": START.isoformat(), "model_version": "1"}
     foreign = {**_forecast(), "market": "binance ETH/USDT 1h"}
@@ -345,7 +440,6 @@ def test_newest_forecast_of_each_market_is_shown_and_that_of_a_foreign_market_is
     assert [each.content["model_version"] for each in read_contents(workspace).forecasts] == ["3"]
 
 
-@pytest.mark.usefixtures("blank_pictures")
 def test_forecast_that_is_left_from_before_is_hidden_while_there_is_no_champion(workspace: Workspace) -> None:
     _put(workspace, "promotion.json", {**_promotion("refused"), "champion_version": None})
     _put(workspace, "forecast.json", _forecast())

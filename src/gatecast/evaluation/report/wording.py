@@ -1,87 +1,27 @@
-"""The words of the report: numbers as people read them, and the plain sentence below each table."""
+"""The words of the report: the decision of the gate, and the plain sentence below each table."""
 
 import math
-from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Final
 
 import polars as pl
 
-from gatecast.evaluation.contents import Json, ReportContents
-from gatecast.evaluation.figures import DASH, bars_ahead, finite, fold_skill, price_text
-from gatecast.model.predictions import LSTM
+from gatecast.evaluation.notation import (
+    bars_ahead,
+    count,
+    finite,
+    listed,
+    number,
+    percent,
+    price_text,
+    when,
+    words,
+)
+from gatecast.evaluation.report.contents import Json, ReportContents
+from gatecast.evaluation.report.merit import fold_skill, headline, scores_of, shares_among_levels
+from gatecast.model.predictions import LEVELS, LSTM
 
 RANGES: Final = (50, 80, 90)
-_SMALL_P: Final = 0.0001
 _BROKEN: Final = {"fail": "Not met", "warn": "Beyond what goes without a warning"}
-
-
-def number(value: object, decimals: int = 5) -> str:
-    """A number with so many decimals; a dash where there is none."""
-    number = finite(value)
-    return DASH if math.isnan(number) else f"{number:.{decimals}f}"
-
-
-def percent(value: object, decimals: int = 1) -> str:
-    """A share in percent."""
-    number = finite(value)
-    return DASH if math.isnan(number) else f"{100 * number:.{decimals}f}\N{NO-BREAK SPACE}%"
-
-
-def signed(value: object, decimals: int = 2) -> str:
-    """A share in percent with its sign."""
-    number = finite(value)
-    sign = "" if round(100 * number, decimals) == 0 else "+" if number > 0 else "\N{MINUS SIGN}"
-    return DASH if math.isnan(number) else sign + percent(abs(number), decimals)
-
-
-def count(value: object) -> str:
-    """A whole number with thousands set apart."""
-    number = finite(value)
-    return DASH if math.isnan(number) else f"{number:,.0f}"
-
-
-def p_value(value: object) -> str:
-    """A p-value, the smallest ones as a bound."""
-    number = finite(value)
-    return DASH if math.isnan(number) else "< 0.0001" if number < _SMALL_P else f"{number:.4f}"
-
-
-def when(value: str | None) -> str:
-    """An ISO instant in UTC, to the minute."""
-    return datetime.fromisoformat(value).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC") if value else DASH
-
-
-def day(value: str | None) -> str:
-    """The day of an ISO instant, UTC."""
-    return when(value)[:10]
-
-
-def words(value: object) -> str:
-    """Any observed value or breach on one line."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {words(each)}" for key, each in value.items()) or DASH
-    if isinstance(value, list | tuple):
-        return ", ".join(map(words, value)) or DASH
-    if isinstance(value, bool | str):
-        return str(value)
-    number = finite(value)
-    return DASH if math.isnan(number) else f"{number:.6g}" if isinstance(value, float) else f"{number:,.0f}"
-
-
-def _listed(words: list[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-
-
-def headline(metrics: Json) -> int:
-    """The longest horizon that was named beforehand: the one that the verdict is about."""
-    return max(map(int, metrics.get("beats_baselines") or metrics["horizons"]))
-
-
-def scores_of(metrics: Json, horizon: int) -> Json:
-    """The challenger's figures at a horizon; empty if it has none."""
-    scores: Json = metrics["models"].get(LSTM, {}).get(str(horizon), {})
-    return scores
 
 
 def decision_line(promotion: Json | None) -> str:
@@ -102,8 +42,8 @@ def sentences(contents: ReportContents) -> dict[str, str]:
     """The plain sentence below each table."""
     return {
         "checks": _checks_sentence(contents.promotion),
-        "scores": _scores_sentence(contents.metrics),
         "folds": _folds_sentence(contents.metrics),
+        "levels": _levels_sentence(contents.metrics),
         "coverage": _coverage_sentence(contents.metrics),
         "quality": _quality_sentence(contents.counts),
         "validation": _validation_sentence(contents.validation),
@@ -117,23 +57,7 @@ def sentences(contents: ReportContents) -> dict[str, str]:
 def _checks_sentence(promotion: Json | None) -> str:
     checks = promotion["checks"] if promotion else []
     failed = [check["check"] for check in checks if not check["passed"]]
-    return f"Not passed: {_listed(failed)}." if failed else f"All {len(checks)} checks passed."
-
-
-def _scores_sentence(metrics: Json) -> str:
-    beaten = metrics.get("beats_baselines", {})
-    ahead, behind = (
-        [horizon for horizon, beats in beaten.items() if bool(beats) is wanted] for wanted in (True, False)
-    )
-    unnamed = "" if len(beaten) == len(metrics["horizons"]) else "; only horizons named beforehand are judged"
-    if not ahead:
-        return f"{_where(behind)} the LSTM does not beat every baseline by more than chance explains{unnamed}."
-    rest = f"; {_where(behind)} it does not" if behind else ""
-    return f"{_where(ahead)} the LSTM beats every baseline by more than chance explains{rest}{unnamed}."
-
-
-def _where(horizons: list[str]) -> str:
-    return f"{_listed(horizons)} bar{'' if horizons == ['1'] else 's'} ahead"
+    return f"Not passed: {listed(failed)}." if failed else f"All {len(checks)} checks passed."
 
 
 def _folds_sentence(metrics: Json) -> str:
@@ -153,9 +77,32 @@ def _coverage_sentence(metrics: Json) -> str:
     if not gaps:
         return "The coverage of the LSTM is not known."
     gap, nominal, horizon = max(gaps)
-    return (
-        f"The LSTM is never more than {100 * gap:.1f} points off the nominal coverage; "
+    together = (
+        f"Over all folds together the LSTM is never more than {100 * gap:.1f} points off the nominal coverage; "
         f"the largest gap is that of the {nominal} % range {bars_ahead(horizon)}."
+    )
+    single = [
+        (abs(achieved - int(nominal) / 100), int(nominal), int(horizon), fold + 1)
+        for horizon, ranges in metrics.get("coverage_by_fold", {}).items()
+        for nominal, by_fold in ranges.items()
+        for fold, achieved in enumerate(by_fold)
+    ]
+    if not single:
+        return together
+    gap, nominal, horizon, fold = max(single)
+    return f"{together} In a single fold it is up to {100 * gap:.1f}: {nominal} % {bars_ahead(horizon)}, fold {fold}."
+
+
+def _levels_sentence(metrics: Json) -> str:
+    where = bars_ahead(headline(metrics))
+    shares = shares_among_levels(metrics, LSTM, headline(metrics))
+    if len(shares) != len(LEVELS) + 1 or math.isnan(sum(shares)):
+        return f"Where outcomes {where} fell among the levels is not known."
+    low, high = percent(shares[0]), percent(shares[-1])
+    first, last = percent(LEVELS[0], 0), percent(1 - LEVELS[-1], 0)
+    return (
+        f"{where} {low} of the outcomes fell below the lowest level of the LSTM, where {first} should, and {high} above"
+        f" its highest, where {last} should."
     )
 
 
@@ -180,7 +127,7 @@ def _validation_sentence(validation: Json) -> str:
         level: [each["name"].rstrip(",") for each in expectations if not each["success"] and each["severity"] == level]
         for level in ("fail", "warn")
     }
-    parts = [f"{words}: {_listed(broken[level])}." for level, words in _BROKEN.items() if broken[level]]
+    parts = [f"{words}: {listed(broken[level])}." for level, words in _BROKEN.items() if broken[level]]
     return " ".join(parts) or f"All {len(expectations)} expectations are met."
 
 
@@ -200,7 +147,7 @@ def _leakage_sentence(leakage: Json, fold_leakage: Json) -> str:
 
 
 def _changed(proof: Json) -> str:
-    return _listed(proof["changes"]) if proof.get("changes") else "changed"
+    return listed(proof["changes"]) if proof.get("changes") else "changed"
 
 
 def _features_sentence(leakage: Json) -> str:

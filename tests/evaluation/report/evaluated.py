@@ -1,33 +1,19 @@
-"""The pictures: the same bytes for the same content, nothing of the reader's machine or of the hour in them."""
+"""What an evaluation leaves behind, made by hand after the contracts: figures, predictions, errors, equity, trials."""
 
 import math
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-import pytest
-from matplotlib.figure import Figure
 
-from gatecast.evaluation.figures import (
-    DASH,
-    as_svg,
-    coverage,
-    fan_chart,
-    fold_skill,
-    interval_history,
-    price_text,
-    save_png,
-    search_history,
-    skill_by_fold,
-)
 from gatecast.model.predictions import LEVELS, QUANTILES
 
 HORIZONS = (1, 6, 24)
 START = datetime(2024, 3, 1, tzinfo=UTC)
 HOSTILE = '<script>alert("$x$")</script> & --><b>'
 _NORMAL = np.array([-1.645, -1.2816, -0.6745, 0.0, 0.6745, 1.2816, 1.645])
+_SHARES = [0.055, 0.053, 0.148, 0.262, 0.241, 0.139, 0.05, 0.052]
 _FACTORS = {"lstm": 1.0, "naive": 1.0496, "ewma": 1.013}
 
 
@@ -57,6 +43,26 @@ def make_metrics(skill: float = 0.0129) -> dict[str, Any]:
         "models": models,
         "by_market": {"BTC/USDT": models},
         "by_fold": by_fold,
+        "pit": {model: {str(h): _SHARES for h in HORIZONS} for model in models},
+        "skill_over": {
+            str(h): {"ewma": {"skill": 0.0129, "low": 0.0041, "high": 0.0218},
+                     "naive": {"skill": 0.0484, "low": -0.0012, "high": 0.0713}}
+            for h in HORIZONS
+        },
+        "confidence_set": {
+            str(h): {"size": 0.05, "members": ["lstm"], "p_values": {"lstm": 1.0, "ewma": 0.031, "naive": 0.0002}}
+            for h in HORIZONS
+        },
+        "spa": {str(h): {"p_value": 0.731, "lower": 0.62, "upper": 0.88} for h in HORIZONS},
+        "strategy": {
+            model: {str(h): _strategy(total) for h in HORIZONS}
+            for model, total in (("ewma", -0.0213), ("lstm", -0.0371), ("naive", 0.0), ("buy_and_hold", 0.1234))
+        },
+        "overfitting": {
+            str(h): {"deflated_sharpe": 0.4137, "sharpe": -0.31, "expected_sharpe": 0.87, "n_trials": 10,
+                     "trial_sharpe_spread": 0.4, "n_days": 605, "pbo": 0.5571, "n_combinations": 12_870, "reason": None}
+            for h in HORIZONS
+        },
         "best_baseline": {"1": "ewma", "6": "ewma", "24": "ewma"},
         "skill": {"1": -0.0069, "6": 0.0109, "24": skill},
         "diebold_mariano": {
@@ -71,6 +77,12 @@ def make_metrics(skill: float = 0.0129) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _strategy(total_return: float) -> dict[str, Any]:
+    return {"total_return": total_return, "annual_return": total_return / 2, "sharpe": 10 * total_return or None,
+            "max_drawdown": 0.2, "turnover": 31.5, "n_trades": 412 if total_return else 0, "exposure": 0.3,
+            "n_days": 605}  # fmt: skip
+
+
 def _scores(pinball: float) -> dict[str, float]:
     return {
         "pinball": pinball, "crps": 2 * pinball, "mae": 2.9 * pinball, "rmse": 4.4 * pinball,
@@ -79,9 +91,9 @@ def _scores(pinball: float) -> dict[str, float]:
     }  # fmt: skip
 
 
-def make_predictions(symbol: str = "BTC/USDT", n: int = 700) -> pl.DataFrame:
+def make_predictions(symbol: str = "BTC/USDT", n: int = 700, seed: int = 5) -> pl.DataFrame:
     """Predictions of three models at 24 bars, with realised returns that fit them and one that is unknown."""
-    generator = np.random.default_rng(5)
+    generator = np.random.default_rng(seed)
     scale = 0.02 * np.exp(0.5 * np.sin(np.arange(n) / 60) + 0.25 * np.sin(np.arange(n) / 11))
     noise = np.convolve(generator.standard_normal(n + 23), np.ones(24) / math.sqrt(24), "valid")
     quantiles = pl.DataFrame(scale[:, None] * _NORMAL, schema=list(QUANTILES))
@@ -96,6 +108,44 @@ def make_predictions(symbol: str = "BTC/USDT", n: int = 700) -> pl.DataFrame:
         schema_overrides={"ts": pl.Datetime("ms", "UTC")},
     ).hstack(quantiles)
     return pl.concat([rows.with_columns(pl.lit(model).alias("model")) for model in _FACTORS])
+
+
+def make_errors() -> dict[str, Any]:
+    """The content of error_analysis.json, at 24 bars and at one."""
+    rows = [
+        {"bucket": f"{hour:02}", "n": 600, "loss": 0.0123, "baseline_loss": 0.0125, "skill": 0.016 if hour else None,
+         "coverage_90": 0.897, "bias": 0.0004}
+        for hour in range(24)
+    ]  # fmt: skip
+    columns = ["hour", "n", "loss", "baseline_loss", "skill", "coverage_90", "bias"]
+    hours = {"name": "hour", "title": "By hour of the day, UTC", "columns": columns, "rows": rows,
+             "sentence": "No hour differs from the rest by more than chance explains."}  # fmt: skip
+    worst = {"symbol": "BTC/USDT", "ts": "2024-03-02T05:00Z", "fold": 4, "target": -0.1986, "median": 0.001,
+             "low": -0.03, "high": 0.031, "loss": 0.08, "return_before": 0.012, "volatility": 0.004,
+             "bars_since_gap": 408}  # fmt: skip
+    importance = [
+        {"feature": "log_volatility", "loss_increase": 0.0696, "low": 0.061, "high": 0.078},
+        {"feature": "rsi", "loss_increase": 0.0001, "low": None, "high": None},
+    ]
+    found = {
+        "baseline": "ewma",
+        "tables": [hours, {**hours, "name": "weekday", "title": "By weekday, UTC"}],
+        "worst": {"rows": [worst], "sentence": "The worst forecast stands alone."},
+        "importance": {"rows": importance, "sentence": "The networks live on log_volatility."},
+    }
+    return {"24": found, "1": found}
+
+
+def make_equity(n: int = 1500) -> pl.DataFrame:
+    """Daily equity of three strategies at each horizon."""
+    days = [(datetime(2020, 1, 1, tzinfo=UTC) + timedelta(days=k)).date().isoformat() for k in range(n)]
+    return pl.concat(
+        pl.DataFrame(
+            {"date": days, "horizon": h, "model": m, "return": 0.0, "equity": [1 + slope * k for k in range(n)]}
+        )
+        for h in HORIZONS
+        for m, slope in (("lstm", -1e-4), ("ewma", -2e-4), ("buy_and_hold", 1e-3))
+    )
 
 
 def make_history(n: int = 120) -> pl.DataFrame:
@@ -139,94 +189,3 @@ def make_trials() -> pl.DataFrame:
             "n_steps": [None if k in pruned else 640 for k in range(10)],
         }
     )
-
-
-def _ledger_frame() -> pl.DataFrame:
-    instants = ("issued_at", "target_at")
-    return pl.DataFrame([{**row, **{at: datetime.fromisoformat(row[at]) for at in instants}} for row in make_ledger()])
-
-
-def _draw(name: str, title: str = "BTC/USDT", narrow: bool = False) -> Figure:
-    drawings = {
-        "fan_chart": lambda: fan_chart(make_history(), _ledger_frame(), title=title, narrow=narrow),
-        "skill_by_fold": lambda: skill_by_fold(make_metrics(), narrow=narrow),
-        "coverage": lambda: coverage(make_metrics(), narrow=narrow),
-        "interval_history": lambda: interval_history(make_predictions(title), symbol=title, horizon=24, narrow=narrow),
-        "search_history": lambda: search_history(make_trials(), narrow=narrow),
-    }
-    return drawings[name]()
-
-
-ALL = ("fan_chart", "skill_by_fold", "coverage", "interval_history", "search_history")
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_equal_content_gives_equal_svg_bytes_without_a_date(name: str) -> None:
-    svg = as_svg(_draw(name))
-    assert svg == as_svg(_draw(name))
-    assert "<metadata" not in svg
-    assert "dc:date" not in svg
-
-
-@pytest.mark.parametrize("name", ["fan_chart", "interval_history"])
-def test_a_hostile_symbol_is_text_in_a_picture_and_never_markup_or_mathematics(name: str) -> None:
-    svg = as_svg(_draw(name, title=HOSTILE))
-    assert "<script" not in svg
-    assert "<b>" not in svg
-    assert "&lt;script&gt;" in svg
-
-
-def test_fan_starts_at_the_last_close_when_it_became_known() -> None:
-    figure = _draw("fan_chart")
-    median = next(line for line in figure.axes[0].lines if line.get_label() == "median")
-    xs, ys = median.get_xdata(), median.get_ydata()
-    assert xs[0] == START + timedelta(hours=120)  # type: ignore[index]  # matplotlib types data as ArrayLike
-    assert ys[0] == pytest.approx(63_240)  # type: ignore[index]  # matplotlib types data as ArrayLike
-    assert len(np.asarray(xs)) == 1 + len(HORIZONS)
-
-
-def test_fan_is_drawn_after_a_single_close() -> None:
-    figure = fan_chart(make_history().tail(1), _ledger_frame(), title="")
-    assert figure.axes[0].lines[0].get_xdata()[0] == START + timedelta(hours=120)  # type: ignore[index]  # matplotlib types data as ArrayLike
-
-
-def test_fan_bands_are_nested_and_widen() -> None:
-    bands = _draw("fan_chart").axes[0].collections
-    heights = [np.ptp(np.asarray(band.get_paths()[0].vertices)[:, 1]) for band in bands]
-    assert heights[0] > heights[1] > heights[2] > 0
-
-
-def test_fold_skill_is_one_less_the_ratio_to_the_best_baseline() -> None:
-    metrics = make_metrics()
-    ours, theirs = metrics["by_fold"]["lstm"]["24"], metrics["by_fold"]["ewma"]["24"]
-    assert fold_skill(metrics, 24) == pytest.approx([1 - a / b for a, b in zip(ours, theirs, strict=True)])
-
-
-def test_unknown_fold_losses_leave_a_gap_instead_of_an_error() -> None:
-    metrics = make_metrics()
-    metrics["by_fold"]["lstm"]["24"][1] = None
-    metrics["by_fold"]["lstm"]["24"][2] = math.inf
-    skill = fold_skill(metrics, 24)
-    assert [math.isnan(value) for value in skill] == [False, True, True, False, False]
-    assert "nan" not in as_svg(skill_by_fold(metrics)).lower()
-
-
-def test_missing_figures_of_merit_leave_gaps_in_the_coverage_picture() -> None:
-    metrics = make_metrics()
-    metrics["models"]["naive"]["24"]["coverage_50"] = None
-    del metrics["models"]["ewma"]["6"]
-    assert "<svg" in as_svg(coverage(metrics))
-
-
-def test_prices_keep_five_significant_digits_at_any_size() -> None:
-    assert [price_text(p) for p in (63_240.4, 1.08342, 0.000123456)] == ["63,240", "1.0834", "0.00012346"]
-    assert price_text(math.nan) == price_text(math.inf) == DASH
-
-
-def test_png_is_written_whole_and_equal_for_equal_content(tmp_path: Path) -> None:
-    first, second = tmp_path / "a.png", tmp_path / "new" / "b.png"
-    save_png(_draw("fan_chart"), first)
-    save_png(_draw("fan_chart"), second)
-    assert first.read_bytes() == second.read_bytes()
-    assert first.read_bytes().startswith(b"\x89PNG")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "new"]

@@ -27,7 +27,7 @@ def test_the_losses_of_nine_baselines_fit_a_terminal_of_80_columns() -> None:
     for figure in (
         f"{metrics['models']['lstm']['24']['pinball']:.6f}",
         "seasonal_naive",
-        "+1.29%",
+        "+1.29\N{NO-BREAK SPACE}%",
         "0.4 to 2.2",
         "0.0214",
         "2 of 9",

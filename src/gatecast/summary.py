@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 from ruamel.yaml import YAML
 
-from gatecast.evaluation.notation import interval, p_value
+from gatecast.evaluation.notation import interval, p_value, signed
 from gatecast.evaluation.report.merit import at, n_beaten
 from gatecast.model.predictions import LSTM
 from gatecast.workspace import Workspace
@@ -90,7 +90,7 @@ def _skill(metrics: dict[str, Any]) -> Table:
         ours, theirs = (f"{metrics['models'][name][horizon]['pinball']:.6f}" for name in (LSTM, best))
         within = interval(at(metrics, "skill_over", int(horizon)).get(best))
         beaten, n_baselines = n_beaten(metrics, int(horizon))
-        figures = (f"{skill:+.2%}", within, p_value(metrics["p_value"][horizon]), f"{beaten} of {n_baselines}")
+        figures = (signed(skill), within, p_value(metrics["p_value"][horizon]), f"{beaten} of {n_baselines}")
         table.add_row(horizon, ours, best, theirs, *figures)
     return table
 

@@ -1,5 +1,6 @@
 """MLflow runs: one parent a pipeline run, nested runs for trials and folds, logged from the files that stages wrote."""
 
+import ast
 import json
 import os
 import re
@@ -27,6 +28,7 @@ from gatecast.workspace import Workspace, file_sha256, write_json
 
 _LEAST_OF_ID = 6
 _RUN_ID = re.compile(rf"[0-9a-f]{{{_LEAST_OF_ID},32}}")
+_PAGE_RUNS = 1000
 _VALUE_LENGTH = 500  # MLflow cuts longer parameters
 _VALIDATIONS = ("validation.json", "feature_validation.json")
 _DOCS = ("data_docs", "feature_docs")  # the report links to them
@@ -157,6 +159,23 @@ def _run_id(client: MlflowClient, name: str, model_name: str) -> str:
         what = "more than one run" if found else "no run"
         raise ConfigurationError(f"{what} has an id that begins with {name}: `gatecast ui` lists them")
     return str(found[0].info.run_id)
+
+
+@mlflow_errors()
+def baselines_asked_before(run_id: str) -> list[str]:
+    """Baselines that earlier pipeline runs under the same registered name were judged against, whatever came of it."""
+    client = MlflowClient()
+    own = client.get_run(run_id)
+    asked: set[str] = set()
+    query, page = f"attributes.start_time < {own.info.start_time}", None
+    while True:
+        runs = client.search_runs([own.info.experiment_id], query, max_results=_PAGE_RUNS, page_token=page)
+        for run in runs:
+            if "decision" in run.data.tags:  # judged, and no trial or fold
+                asked |= set(ast.literal_eval(run.data.params.get("evaluate.baselines", "()")))
+        page = runs.token
+        if not page:
+            return sorted(asked)
 
 
 def predictions_of(run_id: str) -> pl.DataFrame | None:

@@ -210,7 +210,7 @@ def test_a_folder_of_another_format_says_what_to_do(written_as: int, folder: Pat
     path.write_text(json.dumps({"format": written_as, "hyperparameters": {}}), encoding="utf-8")
     assert refusal(folder) == (
         f"{path} is of format {written_as}, this gatecast reads 4:"
-        " run `gatecast fit`, or use the gatecast that wrote it"
+        " run `gatecast fit`; if it is a champion's, set another promote.model_name, or use the gatecast that wrote it"
     )
 
 

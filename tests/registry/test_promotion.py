@@ -6,7 +6,13 @@ import pytest
 
 from gatecast.config import Config
 from gatecast.registry.models import Registered
-from gatecast.registry.promotion import baseline_checks, champion_checks, evaluation_checks, proof_checks
+from gatecast.registry.promotion import (
+    baseline_checks,
+    champion_checks,
+    evaluation_checks,
+    list_checks,
+    proof_checks,
+)
 from gatecast.steps.promote import _against
 from gatecast.workspace import Workspace
 from tests.evaluation.forecast_tables import forecasts, market
@@ -107,6 +113,16 @@ def test_a_model_that_keeps_silent_where_it_suits_it_is_refused() -> None:
     (_, _, forecast) = evaluation_checks({**whole, "left_out": left_out})
     assert not forecast.passed
     assert forecast.detail == "the LSTM left out 2 of 1,200 forecasts that others made at 24 bars, allowed 0.1%"
+
+
+def test_a_baseline_that_an_earlier_run_was_judged_against_cannot_be_dropped_under_the_same_name() -> None:
+    (kept,) = list_checks(["naive", "ewma", "har"], ["ewma", "naive"], "gatecast")
+    (dropped,) = list_checks(["naive", "ewma"], ["ewma", "lightgbm", "naive"], "gatecast")
+    assert (kept.passed, dropped.passed) == (True, False)
+    assert dropped.detail == (
+        "earlier runs of gatecast were judged against lightgbm as well: put lightgbm back into evaluate.baselines, or"
+        " set another promote.model_name"
+    )
 
 
 def test_a_lower_mean_loss_without_skill_over_the_markets_is_refused() -> None:

@@ -198,7 +198,9 @@ def _verdict(figures: Figures, horizons: Sequence[int], beats: Mapping[int, bool
 
 def _sentence(figures: Figures, horizon: int, beats: bool) -> str:
     best, p_value = figures["best_baseline"][str(horizon)], figures["p_value"][str(horizon)]
-    loss = f"{_loss(figures, horizon, 'pinball loss ')}, p {p_words(p_value)}"
+    tests = {name: test["p_value"] for name, test in figures["diebold_mariano"][str(horizon)].items()}
+    of = "" if tests[best] == p_value else f" against {max(tests, key=lambda name: tests[name])}, the largest"
+    loss = f"{_loss(figures, horizon, 'pinball loss ')}, p {p_words(p_value)}{of}"
     if beats:
         return f"At {bars_words(horizon)} the LSTM beats every baseline: {loss}."
     return f"At {bars_words(horizon)} the LSTM is not proven better than {best}: {loss}."

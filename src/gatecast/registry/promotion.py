@@ -7,6 +7,7 @@ from typing import Any, Literal
 import polars as pl
 
 from gatecast.config import MIN_FOLDS, REQUIRED_BASELINES
+from gatecast.evaluation.loss_panel import bars_words
 from gatecast.evaluation.statistics import TestResult, p_words
 from gatecast.evaluation.verdict import compare, loss_difference, with_loss
 from gatecast.model.predictions import HORIZON, LSTM, MODEL, TARGET
@@ -123,8 +124,8 @@ def evaluation_checks(metrics: Mapping[str, Any]) -> list[Check]:
         Check(
             "forecasts",
             n_silent <= MOST_LEFT_OUT * n_outcomes,
-            f"the LSTM left out {n_silent:,} of {n_outcomes:,} forecasts that others made at {horizon} bars, allowed"
-            f" {MOST_LEFT_OUT:.1%}",
+            f"the LSTM left out {n_silent:,} of {n_outcomes:,} forecasts that others made at {bars_words(horizon)},"
+            f" allowed {MOST_LEFT_OUT:.1%}",
         ),
     ]
 
@@ -133,6 +134,24 @@ def _compared(metrics: Mapping[str, Any]) -> str:
     compared = ", ".join(name for name in metrics["models"] if name != LSTM)
     left = metrics.get("not_asked") or ()
     return f"{compared} were compared" + (f"; not asked: {', '.join(left)}" if left else "")
+
+
+def list_checks(asked: Sequence[str], before: Sequence[str], model_name: str) -> list[Check]:
+    """No baseline was dropped after it had been asked: the list is fixed before a run, and not by how one went.
+
+    Args:
+        asked: Baselines of this evaluation.
+        before: Those of earlier runs under the same registered name.
+        model_name: That name.
+    """
+    dropped = sorted(set(before) - set(asked))
+    detail = (
+        f"earlier runs of {model_name} were judged against {', '.join(dropped)} as well: put {', '.join(dropped)} back"
+        " into evaluate.baselines, or set another promote.model_name"
+        if dropped
+        else f"every baseline that earlier runs of {model_name} were judged against was asked"
+    )
+    return [Check("no baseline dropped", not dropped, detail)]
 
 
 def baseline_checks(metrics: Mapping[str, Any], horizons: Sequence[int], alpha: float) -> list[Check]:
@@ -144,16 +163,15 @@ def baseline_checks(metrics: Mapping[str, Any], horizons: Sequence[int], alpha: 
             loss, rival = (metrics["models"][model][key]["pinball"] for model in (LSTM, name))
             skill = float(metrics["skill_over"][key][name]["skill"])  # over several markets no ratio of mean losses
             detail = (
-                f"pinball loss {loss:.6f} against {rival:.6f} of {name} at {horizon} bars, skill {skill:+.2%},"
+                f"pinball loss {loss:.6f} against {rival:.6f} of {name} at {bars_words(horizon)}, skill {skill:+.2%},"
                 f" p {p_words(test['p_value'])}"
             )
             passed = skill > 0 and test["p_value"] <= alpha
-            checks.append(Check(f"beats {name} at {horizon} bars", passed, detail))
-        together = f"p {p_words(metrics['p_value'][key])} against all baselines at {horizon} bars, allowed {alpha:g}"
+            checks.append(Check(f"beats {name} at {bars_words(horizon)}", passed, detail))
+        together = f"p {p_words(metrics['p_value'][key])} against all baselines at {bars_words(horizon)}"
+        corrected = f", Holm-corrected over {len(horizons)} horizons" if len(horizons) > 1 else ""
         passed = bool(metrics["beats_baselines"][key])
-        checks.append(
-            Check(f"proven at {horizon} bars", passed, f"{together}, Holm-corrected over {len(horizons)} horizon(s)")
-        )
+        checks.append(Check(f"proven at {bars_words(horizon)}", passed, f"{together}, allowed {alpha:g}{corrected}"))
     return checks
 
 

@@ -18,9 +18,10 @@ from gatecast.registry.promotion import (
     baseline_checks,
     champion_checks,
     evaluation_checks,
+    list_checks,
     proof_checks,
 )
-from gatecast.tracking import log_outcome, pipeline_run, predictions_of
+from gatecast.tracking import baselines_asked_before, log_outcome, pipeline_run, predictions_of
 from gatecast.workspace import Workspace, file_sha256, write_json
 
 
@@ -52,6 +53,7 @@ def _decide(workspace: Workspace, config: Config, reports: dict[str, Any], run_i
     checks = [
         *proof_checks(reports["validation"], reports["leakage"], reports["fold_leakage"]),
         *evaluation_checks(reports["metrics"]),
+        *list_checks(config.evaluate.baselines, baselines_asked_before(run_id), name),
         *baseline_checks(reports["metrics"], config.promote.horizons, config.evaluate.alpha),
     ]
     if current and current.digest == digest:

@@ -3,6 +3,7 @@
 import math
 from typing import Final
 
+import numpy as np
 import polars as pl
 
 from gatecast.evaluation.notation import (
@@ -100,9 +101,12 @@ def _levels_sentence(metrics: Json) -> str:
         return f"Where outcomes {where} fell among the levels is not known."
     low, high = percent(shares[0]), percent(shares[-1])
     first, last = percent(LEVELS[0], 0), percent(1 - LEVELS[-1], 0)
+    below = np.cumsum(shares)[:-1] - np.array(LEVELS)
+    worst = int(np.argmax(np.abs(below)))
     return (
         f"{where} {low} of the outcomes fell below the lowest level of the LSTM, where {first} should, and {high} above"
-        f" its highest, where {last} should."
+        f" its highest, where {last} should. Of all levels that of {percent(LEVELS[worst], 0)} is furthest off:"
+        f" {percent(LEVELS[worst] + below[worst])} fell below it."
     )
 
 

@@ -1,0 +1,39 @@
+"""What the gate remembers of earlier runs, in a real MLflow store."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from gatecast.tracking import baselines_asked_before
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[str]:
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    yield mlflow.create_experiment("gatecast", artifact_location=(tmp_path / "artifacts").as_uri())
+    mlflow.set_tracking_uri(before or "")
+
+
+def run(experiment: str, baselines: list[str] | None, decision: str | None) -> str:
+    with mlflow.start_run(experiment_id=experiment) as started:
+        if baselines is not None:
+            mlflow.log_param("evaluate.baselines", str(baselines))
+        if decision is not None:
+            mlflow.set_tag("decision", decision)
+    time.sleep(0.005)  # MLflow counts in milliseconds
+    return str(started.info.run_id)
+
+
+def test_every_baseline_of_a_judged_run_is_remembered_and_of_no_other(store: str) -> None:
+    first = run(store, ["naive", "ewma", "lightgbm"], "refused")
+    run(store, ["naive", "ewma", "har"], "promoted")
+    run(store, ["naive", "ewma", "prophet"], None)  # it did not come as far as the gate
+    run(store, None, None)  # a trial
+    other = mlflow.create_experiment("another name")
+    run(other, ["naive", "ewma", "garch"], "refused")
+    assert baselines_asked_before(first) == []
+    assert baselines_asked_before(run(store, ["naive", "ewma"], None)) == ["ewma", "har", "lightgbm", "naive"]

@@ -98,10 +98,9 @@ def _skill(metrics: dict[str, Any]) -> Table:
 def _promotion(promotion: dict[str, Any]) -> Text:
     decision, name = promotion["decision"], promotion["model_name"]
     if decision == "refused":
-        why = "; ".join(check["detail"] for check in promotion["checks"] if not check["passed"])
         kept = promotion["champion_version"]
         after = f"champion stays version {kept}" if kept is not None else "there is no champion yet"
-        return Text(f"Refused: {why} ({after})", style="bold yellow")
+        return Text(f"Refused: {promotion['reason']} ({after})", style="bold yellow")
     if decision == "already champion":
         return Text(f"Already champion: {name} version {promotion['version']} is this very model", style="bold green")
     return Text(f"Promoted: {name} version {promotion['version']} is now champion", style="bold green")

@@ -204,6 +204,8 @@ def set_environment(workspace: Workspace) -> None:
         "DVC_NO_ANALYTICS": "1",
         "GX_ANALYTICS_ENABLED": "false",
         "MPLBACKEND": "Agg",
+        # of semaphores that a stage leaves to the system when it ends with one line
+        "PYTHONWARNINGS": "ignore:resource_tracker:UserWarning",
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)

@@ -144,3 +144,12 @@ def test_a_nested_search_sees_each_train_span_and_nothing_else(
     run(workspace, config, search="every_fold")  # whoever asks again wants it computed, to the same result
     assert len(seen) == 2
     assert json.loads((workspace.reports / "metrics.json").read_text(encoding="utf-8")) == metrics
+
+
+def test_a_nested_search_passes_over_a_market_that_begins_within_it(workspace: Workspace, config: Config) -> None:
+    rows = pl.read_parquet(workspace.all_features)
+    late = (pl.col("symbol") == "ETH/USDT") & (pl.col("bar") < FIRST_BAR + 130)
+    rows.filter(~late).write_parquet(workspace.all_features)
+    run(workspace, config, search="every_fold")
+    predictions = pl.read_parquet(workspace.reports / "predictions.parquet")
+    assert set(predictions["symbol"]) == {"BTC/USDT", "ETH/USDT"}

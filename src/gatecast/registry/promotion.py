@@ -14,6 +14,7 @@ from gatecast.model.predictions import HORIZON, LSTM, MODEL, TARGET
 
 MOST_LEFT_OUT = 0.001  # of the outcomes: a model that chooses where it is scored can look good anywhere
 
+_BEATS = "beats "  # begins the name of the check of one baseline
 Outcome = Literal["promoted", "already champion", "refused"]
 
 
@@ -48,12 +49,13 @@ class Decision:
 
     @property
     def reason(self) -> str:
-        """Why it was refused, in one line."""
-        return "; ".join(check.detail for check in self.checks if not check.passed)
+        """Why it was refused, in one line; each baseline by itself stands in the checks."""
+        failed = [check for check in self.checks if not check.passed]
+        return "; ".join(check.detail for check in failed if not check.check.startswith(_BEATS))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return asdict(self)
+        return {**asdict(self), "reason": self.reason}
 
 
 def proof_checks(
@@ -158,7 +160,7 @@ def baseline_checks(metrics: Mapping[str, Any], horizons: Sequence[int], alpha: 
     """Every baseline is beaten at every horizon named beforehand: skill, Diebold-Mariano test, Holm."""
     checks = []
     for horizon in horizons:
-        key = str(horizon)
+        key, unbeaten = str(horizon), list[str]()
         for name, test in metrics["diebold_mariano"][key].items():
             loss, rival = (metrics["models"][model][key]["pinball"] for model in (LSTM, name))
             skill = float(metrics["skill_over"][key][name]["skill"])  # over several markets no ratio of mean losses
@@ -167,11 +169,13 @@ def baseline_checks(metrics: Mapping[str, Any], horizons: Sequence[int], alpha: 
                 f" p {p_words(test['p_value'])}"
             )
             passed = skill > 0 and test["p_value"] <= alpha
-            checks.append(Check(f"beats {name} at {bars_words(horizon)}", passed, detail))
-        together = f"p {p_words(metrics['p_value'][key])} against all baselines at {bars_words(horizon)}"
-        corrected = f", Holm-corrected over {len(horizons)} horizons" if len(horizons) > 1 else ""
+            unbeaten += [] if passed else [name]
+            checks.append(Check(f"{_BEATS}{name} at {bars_words(horizon)}", passed, detail))
         passed = bool(metrics["beats_baselines"][key])
-        checks.append(Check(f"proven at {bars_words(horizon)}", passed, f"{together}, allowed {alpha:g}{corrected}"))
+        whom = f"not proven better than {', '.join(unbeaten)}" if unbeaten else "better than each baseline alone"
+        corrected = f", Holm-corrected over {len(horizons)} horizons" if len(horizons) > 1 else ""
+        largest = f"the largest p {p_words(metrics['p_value'][key])}, allowed {alpha:g}{corrected}"
+        checks.append(Check(f"proven at {bars_words(horizon)}", passed, f"at {bars_words(horizon)} {whom}: {largest}"))
     return checks
 
 

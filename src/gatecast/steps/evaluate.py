@@ -59,7 +59,7 @@ def run(
     found = findings(evaluation, rows, folds, trial_returns, n_trials, *horizons, settings, strategy)
     write_atomically(workspace.reports / "predictions.parquet", evaluation.predictions.write_parquet)
     spans = [_described(fold, model, grid, of_fold) for fold, of_fold in zip(folds, chosen, strict=True)]
-    head = {"horizons": model.horizons, "levels": LEVELS, "folds": spans}
+    head = {"horizons": model.horizons, "levels": LEVELS, "search": settings.search, "folds": spans}
     write_json(workspace.reports / "metrics.json", {**head, **found.metrics})
     write_json(workspace.reports / "error_analysis.json", found.errors)
     for name, table in found.tables.items():

@@ -40,7 +40,8 @@ def run(workspace: Workspace, config: Config, say: Callable[[str], None]) -> Dec
     reports = {name: _read(workspace, f"{name}.json") for name in ("validation", "leakage", "fold_leakage", "metrics")}
     with pipeline_run(workspace, config, {s: fingerprint(workspace, s) for s in stages(workspace)}) as run_id:
         decision = _decide(workspace, config, reports, run_id)
-        write_json(workspace.reports / "promotion.json", decision.as_dict())
+        judged = {"metrics_sha256": file_sha256(workspace.reports / "metrics.json")}
+        write_json(workspace.reports / "promotion.json", {**decision.as_dict(), **judged})
         log_outcome(decision.decision, reports["metrics"]["verdict"], write_report(workspace))
     say(f"promote: {decision.decision}" + (f": {decision.reason}" if decision.reason else ""))
     return decision

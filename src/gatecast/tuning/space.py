@@ -108,11 +108,14 @@ def inner_searches(
     bars = bars_of(development)
     n_bars = bars.newest(model.train_bars).n_bars * (1 - model.calibration_share)
     folds = inner_folds(bars, tune.n_inner_folds, max(model.horizons), model.train_bars)
-    spans = [Span(fold.train.start, fold.scoring.end) for fold in folds]
-    return [
-        InnerSearch(span.rows(development), fold, n_bars, model, tune, strategy)
-        for span, fold in zip(spans, folds, strict=True)
-    ]
+    return [InnerSearch(_known(development, fold), fold, n_bars, model, tune, strategy) for fold in folds]
+
+
+def _known(development: pl.DataFrame, fold: InnerFold) -> pl.DataFrame:
+    """The rows of a fold, of the markets that its networks are trained on: of another they know nothing."""
+    symbols = fold.train.rows(development)[SYMBOL].unique()
+    span = Span(fold.train.start, fold.scoring.end)
+    return span.rows(development).filter(pl.col(SYMBOL).is_in(symbols.implode()))
 
 
 def _labelled(rows: pl.DataFrame, span: Span, context: int, horizons: tuple[int, ...]) -> pl.DataFrame:

@@ -21,7 +21,7 @@ from gatecast.evaluation.report.document import render_report, write_report
 from gatecast.evaluation.report.plots import library
 from gatecast.market.candles import Market
 from gatecast.market.store import Store, merge_candles
-from gatecast.workspace import Workspace
+from gatecast.workspace import Workspace, file_sha256
 from tests.evaluation.report.evaluated import (
     HOSTILE,
     START,
@@ -415,6 +415,8 @@ def test_a_workspace_without_promotion_and_forecast_has_a_report(workspace: Work
 
 
 def _put(workspace: Workspace, name: str, content: dict[str, Any]) -> None:
+    if name == "promotion.json":
+        content = {"metrics_sha256": file_sha256(workspace.reports / "metrics.json"), **content}
     (workspace.reports / name).write_text(json.dumps(content))
 
 
@@ -444,6 +446,16 @@ def test_forecast_that_is_left_from_before_is_hidden_while_there_is_no_champion(
     _put(workspace, "promotion.json", {**_promotion("refused"), "champion_version": None})
     _put(workspace, "forecast.json", _forecast())
     assert "Last forecast" not in write_report(workspace).read_text(encoding="utf-8")
+
+
+def test_a_decision_about_another_evaluation_is_not_shown(workspace: Workspace) -> None:
+    _put(workspace, "promotion.json", _promotion("promoted"))
+    assert "Promoted" in write_report(workspace).read_text(encoding="utf-8")
+    metrics = json.loads((workspace.reports / "metrics.json").read_text())
+    _put(workspace, "metrics.json", {**metrics, "verdict": "another"})
+    html = write_report(workspace).read_text(encoding="utf-8")
+    assert "Promoted" not in html
+    assert "has not judged this model" in html
 
 
 @pytest.mark.parametrize("name", REQUIRED)

@@ -14,7 +14,7 @@ from ruamel.yaml.error import YAMLError
 from gatecast.errors import DataError
 from gatecast.market.candles import CLOSE, TS, Market, timeframe_ms
 from gatecast.market.store import read_candles
-from gatecast.workspace import Workspace
+from gatecast.workspace import Workspace, file_sha256
 
 Json = dict[str, Any]
 
@@ -48,7 +48,7 @@ class ReportContents:
         leakage: Outcome of the leak prover on the features, and their parity.
         fold_leakage: Outcome of the leak prover on the folds of the evaluation.
         counts: What `clean` counted, by market.
-        promotion: Decision of the gate, or None before it.
+        promotion: Decision of the gate about these metrics, or None before it.
         forecasts: The last forecast of each market, with what came before it; none while there is no champion.
         provenance: Commit, hashes and versions, or None if not recorded.
         errors: Where the model errs, by horizon, or None if not recorded.
@@ -80,6 +80,8 @@ def read_contents(workspace: Workspace) -> ReportContents:
     reports = workspace.reports
     metrics = _read(workspace, reports / "metrics.json", _json)
     promotion = _read_optional(workspace, reports / "promotion.json")
+    if promotion is not None and promotion.get("metrics_sha256") != file_sha256(reports / "metrics.json"):
+        promotion = None  # a decision about another evaluation
     equity = reports / "equity.csv"
     has_champion = promotion is not None and promotion["champion_version"] is not None
     return ReportContents(

@@ -15,6 +15,7 @@ from gatecast.errors import DataError
 from gatecast.evaluation import refits as module
 from gatecast.evaluation.refits import fold_inputs, refit_last, refits
 from gatecast.evaluation.splits import Fold, Span, bars_of, newest_fold, resolve_split, walk_forward
+from gatecast.evaluation.walk_forward import evaluate_folds
 from gatecast.features.targets import build_targets
 from gatecast.market.candles import BAR, SYMBOL, TS
 from gatecast.model.ensemble import N_WORKERS_VARIABLE, training_workers
@@ -208,3 +209,17 @@ def test_a_market_that_begins_too_late_is_none_of_a_folds_and_the_next_fold_know
     now = newest_fold(Span(FIRST_BAR, FIRST_BAR + 260), 2)  # what goes live has to know every market
     with pytest.raises(DataError, match=r"fold 3: ETH/USDT begins where no network is trained any more"):
         fold_inputs(late, now, HYPERPARAMETERS, small(config))
+
+
+def test_sliding_folds_do_not_shorten_what_the_baselines_are_fitted_to(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(N_WORKERS_VARIABLE, "1")
+    folds = walk_forward(bars_of(ROWS), FIRST_BAR + 260, 160, max(HORIZONS))
+    said = [
+        evaluate_folds(ROWS, folds, ("naive", "ewma"), [(HYPERPARAMETERS, 1)], model, lambda _: None).predictions
+        for model in (small(config), small(config, train_bars=150))
+    ]
+    ours, baselines = pl.col("model") == "lstm", pl.col("model") != "lstm"
+    assert said[0].filter(baselines).equals(said[1].filter(baselines))
+    assert not said[0].filter(ours).equals(said[1].filter(ours))

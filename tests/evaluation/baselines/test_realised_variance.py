@@ -101,3 +101,19 @@ def test_the_spans_are_times_and_each_number_of_bars_stands_once(duration: timed
 
 def test_of_daily_sessions_a_week_has_five_and_a_month_21() -> None:
     assert har_spans(bar_duration(session_market())) == (1, 5, 21)
+
+
+def test_a_forecast_stays_within_the_variances_that_the_train_part_has_shown() -> None:
+    generator = np.random.default_rng(5)
+    bars = small_market(1300, ("BTC/USDT",))
+    waves = 0.01 * np.exp(np.sin(np.arange(1300) / 60)) * generator.standard_normal(1300)  # volatility that persists
+    places = bars[BAR].to_numpy() - FIRST_BAR
+
+    def forecast(storm: float) -> pl.DataFrame:
+        moves = np.where(places >= 1200, storm, 1.0) * waves
+        rows = bars.drop("target_1", "target_6").with_columns(pl.Series(CLOSE, 100 * np.exp(np.cumsum(moves))))
+        rows = rows.hstack(build_targets(rows, (1,)))
+        return har(FOLD.train.rows(rows), (1,))(rows, FOLD.test).tail(20)  # the storm fills all but the longest spans
+
+    stormy, wild = (forecast(storm) for storm in (1e3, 1e5))
+    assert wild.equals(stormy)  # both beyond all that was seen, and both held to it

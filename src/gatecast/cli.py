@@ -223,7 +223,7 @@ def _compare(
     workspace: Workspace, config: Config, names: tuple[str, str], *, as_json: bool
 ) -> tuple[Path, dict[str, Any]]:
     from gatecast.evaluation.report.comparison_page import comparison_table, write_comparison
-    from gatecast.tracking import results_of
+    from gatecast.logged_runs import results_of
 
     first, second = (results_of(name, config.promote.model_name) for name in names)
     path, found = write_comparison(workspace, first, second)

@@ -5,13 +5,12 @@ The whole evaluation is the stage, on the sample, in a copy of this workspace. F
 bootstraps, which it does not ask. `--small` shrinks everything, to see that the bench works.
 """
 
-import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -33,8 +32,7 @@ from tests.benches.evaluation_markets import (
     null_panels,
     random_walks,
 )
-from tests.benches.feature_jobs import REPOSITORY
-from tests.benches.features import Row, at_most, row
+from tests.benches.features import Row, at_most, publish, row
 from tests.benches.run import copy_workspace, tree_memory_mb
 
 SMALL: Final = "--small" in sys.argv
@@ -63,7 +61,7 @@ def whole_rows() -> list[Row]:
         stage = psutil.Popen([sys.executable, "-m", "gatecast.steps.evaluate"], cwd=workspace, env=environment)
         while stage.poll() is None:
             peak = max(peak, tree_memory_mb(stage))
-            time.sleep(0.1)
+            time.sleep(0.1)  # ten readings of the memory a second
         if stage.returncode != 0:
             raise SystemExit(f"the stage evaluate ended with status {stage.returncode}")
     return [
@@ -198,20 +196,15 @@ def _predictions(n_bars: int, horizon: int) -> pl.DataFrame:
 
 def main() -> None:
     """Measure, print a table and write .gatecast/bench/evaluation.json."""
-    rows: list[Row] = []
-    for measure in (whole_rows, cost_rows, alarm_rows, power_rows, interval_rows):
-        if measure is not whole_rows and hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])  # the rest is work of one core
-        for each in measure():
-            each["value"] = float(f"{each['value']:.4g}")
-            sys.stdout.write(
-                f"{each['name']:<62} {each['value']:>9} {each['unit']:<3} reach {each['reach']} ok {each['ok']}\n"
-            )
-            sys.stdout.flush()
-            rows.append(each)
-    target = REPOSITORY / ".gatecast" / "bench" / "evaluation.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    publish("evaluation", _measured())
+
+
+def _measured() -> Iterator[Row]:
+    yield from whole_rows()
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])  # the rest is work of one core
+    for measure in (cost_rows, alarm_rows, power_rows, interval_rows):
+        yield from measure()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -148,20 +149,31 @@ def at_least(name: str, value: float, unit: str, reach: float) -> Row:
     return {**row(name, value, unit), "reach": reach, "ok": value >= reach}
 
 
-def main() -> None:
-    """Measure, print a table and write .gatecast/bench/features.json."""
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:N_CORES])  # what is started from here has them, too
-    rows: list[Row] = []
-    for measure in (newest_rows, peer_rows, copy_rows, memory_rows):
-        with tempfile.TemporaryDirectory() as folder:
-            rows += measure(Path(folder))
+def publish(bench: str, rows: Iterable[Row]) -> None:
+    """Print each row, its value with four digits, as soon as it is there, and write .gatecast/bench/<bench>.json."""
+    found: list[Row] = []
     for each in rows:
+        each["value"] = float(f"{each['value']:.4g}")
         sys.stdout.write(
             f"{each['name']:<62} {each['value']:>9} {each['unit']:<3} reach {each['reach']} ok {each['ok']}\n"
         )
-    target = REPOSITORY / ".gatecast" / "bench" / "features.json"
+        sys.stdout.flush()
+        found.append(each)
+    target = REPOSITORY / ".gatecast" / "bench" / f"{bench}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    target.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Measure, print a table and write .gatecast/bench/features.json."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:N_CORES])  # what is started from here has them, too
+    publish("features", _measured())
+
+
+def _measured() -> Iterator[Row]:
+    for measure in (newest_rows, peer_rows, copy_rows, memory_rows):
+        with tempfile.TemporaryDirectory() as folder:
+            yield from measure(Path(folder))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ The jobs are in `model_jobs`, the peers in `model_peers`, in an environment of t
 see that the bench works. Nothing else may run meanwhile: two threads that wait for a core take ten times as long.
 """
 
-import json
 import os
 import statistics
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.benches.feature_jobs import REPOSITORY
-from tests.benches.features import Row, at_least, at_most, fresh, row
+from tests.benches.features import Row, at_least, at_most, fresh, publish, row
 
 SMALL: Final = "--small" in sys.argv
 SEEDS: Final = (7,) if SMALL else (7, 8, 9, 10, 11)
@@ -102,18 +101,7 @@ def median(values: Any) -> float:
 def main() -> None:
     """Measure, print a table and write .gatecast/bench/model.json."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
-    rows: list[Row] = []
-    for measure in (race_rows, cost_rows, worth_rows):
-        for each in measure():
-            each["value"] = float(f"{each['value']:.4g}")
-            sys.stdout.write(
-                f"{each['name']:<62} {each['value']:>9} {each['unit']:<3} reach {each['reach']} ok {each['ok']}\n"
-            )
-            sys.stdout.flush()
-            rows.append(each)
-    target = REPOSITORY / ".gatecast" / "bench" / "model.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    publish("model", (each for measure in (race_rows, cost_rows, worth_rows) for each in measure()))
 
 
 if __name__ == "__main__":

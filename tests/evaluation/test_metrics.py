@@ -162,3 +162,9 @@ def test_too_few_bars_for_the_error_of_a_correlation_give_none() -> None:
     table = random_forecasts(239)
     assert scores(table, 23)["ic"] is not None
     assert (scores(table, 24)["ic"], scores(table, 24)["ic_t"]) == (None, None)
+
+
+def test_an_outcome_on_a_level_counts_as_at_or_below_it() -> None:
+    quantiles = np.tile(np.arange(7.0), (8, 1))
+    outcomes = np.array([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 6.5])
+    assert pit_shares(outcomes, quantiles).tolist() == [1 / 8] * 8

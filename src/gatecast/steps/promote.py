@@ -9,6 +9,7 @@ import polars as pl
 from gatecast.config import Config
 from gatecast.errors import DataError
 from gatecast.evaluation.report.document import write_report
+from gatecast.logged_runs import baselines_asked_before, predictions_of
 from gatecast.market.snapshot import require_snapshot
 from gatecast.pipeline import fingerprint, stages
 from gatecast.registry.models import Registered, champion, register, set_champion
@@ -21,7 +22,7 @@ from gatecast.registry.promotion import (
     list_checks,
     proof_checks,
 )
-from gatecast.tracking import baselines_asked_before, log_outcome, pipeline_run, predictions_of
+from gatecast.tracking import log_outcome, pipeline_run
 from gatecast.workspace import Workspace, file_sha256, write_json
 
 

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from gatecast.evaluation.baselines import linear, naive
-from gatecast.evaluation.baselines.linear_regression import PENALTIES, fit_line
+from gatecast.evaluation.baselines.linear_regression import PENALTIES, _later_slices, fit_line
 from gatecast.evaluation.metrics import mean_pinball
 from gatecast.evaluation.splits import Fold, Span
 from gatecast.features.targets import build_targets
@@ -137,3 +137,11 @@ def test_a_fit_is_silent(rows: pl.DataFrame, capfd: pytest.CaptureFixture[str]) 
         warnings.simplefilter("error")
         linear(FOLD.train.rows(dull), (1,))(dull, FOLD.test)
     assert capfd.readouterr() == ("", "")
+
+
+def test_no_label_that_chooses_the_penalty_reaches_into_the_slice_that_judges_it() -> None:
+    bars = np.repeat(np.arange(1000, 1400), 2)  # two markets
+    for horizon in (1, 24):
+        for fitted, judged in _later_slices(bars, horizon):
+            assert bars[fitted].max() + horizon < bars[judged].min()
+            assert bars[fitted].max() + horizon + 1 == bars[judged].min()  # and no more is dropped than has to be

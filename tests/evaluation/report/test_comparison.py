@@ -24,9 +24,9 @@ from gatecast.evaluation.report.comparison import RunResults, compare_runs, cumu
 from gatecast.evaluation.report.comparison_page import comparison_table, write_comparison
 from gatecast.evaluation.report.plots import library
 from gatecast.evaluation.verdict import compare, with_loss
+from gatecast.logged_runs import results_of
 from gatecast.model.predictions import LEVELS, QUANTILES
 from gatecast.registry.models import set_champion
-from gatecast.tracking import results_of
 from gatecast.workspace import Workspace
 from tests.conftest import REPOSITORY
 from tests.evaluation.report.evaluated import HOSTILE, START, make_predictions

@@ -7,7 +7,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from gatecast.tracking import baselines_asked_before
+from gatecast.logged_runs import baselines_asked_before
 
 
 @pytest.fixture

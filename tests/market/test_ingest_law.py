@@ -145,7 +145,7 @@ def run_of(config: IngestConfig, store: Store) -> str | None:
 
 
 @settings(
-    max_examples=40,
+    max_examples=120,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     derandomize=True,
@@ -174,6 +174,18 @@ def run_of(config: IngestConfig, store: Store) -> str | None:
     course=[Round(259, 59, faults=(OK, OK, STALE, EMPTY, DUPLICATES, RESET, 429, 418, 500))],
     page_limit=20,
     habits=Habits(),
+)
+@example(  # a stale answer ends inside a hole that is longer than a page
+    gaps=[(17, 16)],
+    course=[Round(31, faults=(*[OK] * 3, *[STALE] * 25), n_stale=12)],
+    page_limit=8,
+    habits=Habits(),
+)
+@example(  # answers are shorter than asked for, and the open candle is seen before those that lie before it
+    gaps=[(180, 41), (221, 44)],
+    course=[Round(136)],
+    page_limit=50,
+    habits=Habits(max_rows=13),
 )
 def test_whatever_the_faults_the_store_is_a_subset_of_the_truth_and_ends_equal_to_it(
     ingest: IngestConfig,

@@ -20,7 +20,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 import polars as pl
 
-from gatecast.errors import DataError
+from gatecast.errors import DataError, NetworkFault
 from gatecast.market.candles import TS, Market, from_ms, iso, timeframe_ms, to_ms
 from gatecast.market.exchange import Incomplete, Venue
 from gatecast.market.gaps import (
@@ -76,6 +76,7 @@ class Backfill:
         self._reached = -1  # newest open time that an answer has shown
         self._was_full = False  # whether that answer may have been cut by the page limit
         self._evidence: dict[int, str] = {}  # how a hole was shown to be one, by its start; both its sides if not told
+        self._withheld: list[int] = []  # open times that an answer has shown last, and that were not taken therefore
         self.n_unshown = 0  # candles asked for again that the venue does not show any more
         self._gaps = confirmed(read_gaps(store.ledger, market))
         self.intake = Intake(store, market)
@@ -107,11 +108,11 @@ class Backfill:
             await self._ask_for_what_is_missing()
             await self._ask_again()
         except BaseException as fault:
-            self.intake.flush()
+            await self.intake.flush()
             reason = str(fault) or type(fault).__name__
             self._write_ledger(as_gaps(self._holes(min(self._now, self._end)), OURS, reason, datetime.now(UTC)))
             raise
-        self.intake.flush()
+        await self.intake.flush()
         self._write_ledger(self._gaps.clear())
 
     async def _ask_for_what_is_missing(self) -> None:
@@ -130,12 +131,17 @@ class Backfill:
     async def _ask_again(self) -> None:
         """What is still missing, each hole once more; what the answers then show as empty is the venue's own."""
         while holes := self._holes(self.intake.stamps[-1]):
-            step, self._evidence = self._step, {}
+            step, self._evidence, self._withheld = self._step, {}, []
             await _all(map(self._ask, self._questions(holes)))
             left = set(self._holes(self.intake.stamps[-1]))
             if self._step < step:  # answers are shorter than they were taken to be: nothing has been shown yet
                 continue
             for hole in (hole for hole in holes if hole in left):
+                if seen := [ts for ts in self._withheld if hole.start <= ts < hole.end]:
+                    raise NetworkFault(
+                        f"{self._market}: an answer ends with the candle of {iso(from_ms(seen[0]))}, though later "
+                        "ones are stored; it may be stale, and what lies between stays open: run again to go on"
+                    )
                 reason = self._evidence.get(hole.start, _BOTH_SIDES)
                 self._gaps = pl.concat([self._gaps, as_gaps([hole], VENUE, reason, datetime.now(UTC))])
 
@@ -211,18 +217,23 @@ class Backfill:
             raise DataError(f"{self._market.exchange} has no candle of {self._market} {span}: check ingest.start")
         since, n_idle = int(stamps[-1]), 0
         while since + self._length < self._end:
-            is_fresh = self._reached + 2 * self._length > self._now
-            if self._reached >= self._end or (is_fresh and not self._was_full):
+            is_joined = self._reached <= since + self._length  # nothing can lie between
+            is_newest = self._reached + self._length > self._now and not self._was_full
+            if is_joined and (is_newest or self._reached >= self._end):
                 return
-            since = max(since, self._reached)
             try:
                 page = await self._page(since, shows=[since])
             except Incomplete as answer:
                 if answer.first is None:
                     raise
                 page = await self._page(since)  # its beginning is not served any more
-            n_idle = 0 if _last(page, since) > since else n_idle + 1
-            if n_idle > 1 or (n_idle and not self._trading):
+            if _last(page, since) == since:  # where later ones are known, this venue answers no more than a span
+                await _all(map(self._page, range(since + self._step, self._reached, self._step)))
+            newest = max(_last(page, since), int(self.intake.stamps[-1]))
+            n_idle = 0 if newest > since else n_idle + 1
+            since = newest
+            is_fresh = self._reached + 2 * self._length > self._now  # the bar that is open may have seen no trade yet
+            if n_idle > 1 or (n_idle and (is_fresh or not self._trading)):
                 return
 
     async def _show(self, question: "_Question") -> None:
@@ -291,6 +302,7 @@ class Backfill:
         trades = self._trading or reached + self._length + _DAY_MS > self._now  # a halt may be short
         may_be_open = trades and reached + max(self._step, _DAY_MS) >= self._newest
         closed = page[:-1] if may_be_open else page
+        self._withheld += [reached] if closed.height < page.height else []
         await self.intake.take(closed.filter(pl.col(TS) < from_ms(self._end)))
         return page
 

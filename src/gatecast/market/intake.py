@@ -27,7 +27,7 @@ class Intake:
         self._stamps = [read_candles(store.candles, market)[TS].dt.epoch("ms")]
         self._waiting: list[pl.DataFrame] = []
         self._flushed_at = time.monotonic()
-        self._merging = asyncio.Lock()
+        self._merging: asyncio.Future[None] | None = None
         self.n_new = 0
         self.n_revised = 0
 
@@ -46,22 +46,23 @@ class Intake:
         if not candles.is_empty():
             self._waiting.append(candles)
             self._stamps.append(candles[TS].dt.epoch("ms"))
-        if time.monotonic() - self._flushed_at > _FLUSH_S and not self._merging.locked():
-            async with self._merging:
-                waiting, self._waiting = self._waiting, []
-                await asyncio.to_thread(self._merge, waiting)  # requests go on meanwhile
-                self._flushed_at = time.monotonic()
+        is_free = self._merging is None or self._merging.done()
+        if is_free and time.monotonic() - self._flushed_at > _FLUSH_S:
+            self._merging = asyncio.ensure_future(asyncio.to_thread(self._merge))  # requests go on meanwhile
+            await asyncio.shield(self._merging)  # cancelled before a thread takes it up, it would never be done
 
-    def flush(self) -> None:
+    async def flush(self) -> None:
         """Store what is waiting.
 
         Raises:
             GatecastError: The disk is full, or a stored file is damaged.
         """
-        waiting, self._waiting = self._waiting, []
-        self._merge(waiting)
+        if self._merging:
+            await asyncio.wait([self._merging])  # in the order in which they came: the newest counts
+        self._merge()
 
-    def _merge(self, waiting: list[pl.DataFrame]) -> None:
+    def _merge(self) -> None:
+        waiting = self._waiting[:]
         if waiting:
             together = pl.concat(waiting).unique(maintain_order=True)
             agree = together[TS].is_unique().all()
@@ -69,3 +70,5 @@ class Intake:
                 merged = merge_candles(self._store, self._market, candles)
                 self.n_new += merged.n_new
                 self.n_revised += merged.n_revised
+        del self._waiting[: len(waiting)]  # not before: what could not be stored is still waiting
+        self._flushed_at = time.monotonic()

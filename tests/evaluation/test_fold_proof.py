@@ -23,6 +23,7 @@ from gatecast.evaluation.splits import Fold, Span
 from gatecast.market.candles import BAR, MISSING, SYMBOL, TS, iso
 from gatecast.model.calibration import split_train
 from gatecast.model.ensemble import N_WORKERS_VARIABLE
+from gatecast.model.fitted import FittedModel
 from gatecast.model.networks import Network
 from gatecast.model.predictions import QUANTILES
 from gatecast.model.procedure import TrainingInputs
@@ -210,13 +211,32 @@ def test_a_network_that_looks_ahead_is_caught(
     monkeypatch.setattr(Network, "states", lambda self, inputs, markets: honest(self, ahead(inputs), markets))  # type: ignore[operator]
     breaches = proof_of(rows, model).breaches
     assert {breach.what for breach in breaches} == {"forecasts of lstm"}
-    cut = cut_within(FOLDS[1], model.stride)
-    assert {breach.cut for breach in breaches} == {ts_at(rows, cut)}
+    cuts = [cut_within(FOLDS[1], model.stride), FOLDS[1].test.end - 1]
+    assert {breach.cut for breach in breaches} == {ts_at(rows, cut) for cut in cuts}
     if ahead is next_bar:
-        last = {"symbol": "BTC/USDT", "ts": ts_at(rows, cut - 1), "horizon": 1}
-        assert [breach.row for breach in breaches if breach.column == "q0.5"] == [last]
+        last = [{"symbol": "BTC/USDT", "ts": ts_at(rows, cut - 1), "horizon": 1} for cut in cuts]
+        assert [breach.row for breach in breaches if breach.column == "q0.5"] == last
     for breach in breaches:
         assert_named(breach)
+
+
+def test_a_network_that_begins_to_look_ahead_late_in_the_test_is_caught(
+    rows: pl.DataFrame, model: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test = FOLDS[1].test
+    late = rows.filter(pl.col(BAR) == test.end - 20)[TS].item(0)
+
+    def ahead(some: pl.DataFrame, fold: Fold, fitted: FittedModel) -> pl.DataFrame:
+        after = some.select(SYMBOL, TS, pl.col("close").shift(-1).over(SYMBOL).fill_nan(0.0).alias("next"))
+        said = honest(some, fold, fitted).join(after, on=[SYMBOL, TS], how="left", maintain_order="left")
+        seen = pl.when(pl.col(TS) > late).then(pl.col("next").fill_null(0.0)).otherwise(0.0)
+        return said.with_columns(pl.col("q0.95") + seen).drop("next")
+
+    honest = walk_forward.lstm_forecasts
+    monkeypatch.setattr(walk_forward, "lstm_forecasts", ahead)
+    breaches = proof_of(rows, model).breaches
+    assert {(breach.what, breach.column) for breach in breaches} == {("forecasts of lstm", "q0.95")}
+    assert {breach.cut for breach in breaches} == {ts_at(rows, test.end - 1)}
 
 
 @pytest.mark.parametrize("n_bars", [2, 100])

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import polars as pl
 
@@ -17,6 +18,8 @@ from gatecast.market.candles import BAR, CLOSE, SYMBOL, TS
 from gatecast.model.ensemble import training_workers
 from gatecast.model.fitted import FittedModel
 from gatecast.model.predictions import FOLD, HORIZON, LSTM, MODEL, PREDICTION_KEYS, QUANTILES, TARGET, realised
+
+_LATE_BLOCKS: Final = 2  # of a test span, forecast once more for the proof before its end
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,10 @@ def _begin_rivals(
 def _evaluate_networks(
     rows: pl.DataFrame, refit: Refit, model: ModelConfig
 ) -> tuple[pl.DataFrame, list[CutProof], pl.DataFrame]:
-    """Forecasts of the networks, the proofs where the test begins and within it, and what the features are worth."""
+    """Forecasts of the networks, the proofs at three cuts, and what the features are worth.
+
+    What is fitted is proven where the test begins, the forecasts within it and, those of its last bars, before its end.
+    """
     fold, hyperparameters = refit.fold, refit.hyperparameters
 
     def prepare(some: pl.DataFrame) -> dict[str, pl.DataFrame]:
@@ -124,12 +130,20 @@ def _evaluate_networks(
     proof = prove_fitted(rows, fold, model.horizons, refit.pending.inputs.tables(), prepare)
     fitted = refit.pending.fitted()
 
-    def forecast(some: pl.DataFrame) -> dict[str, pl.DataFrame]:
-        return {LSTM: lstm_forecasts(some, fold, fitted)}
+    def proven(cut: int, part: Fold, known: pl.DataFrame) -> CutProof:
+        def forecast(some: pl.DataFrame) -> dict[str, pl.DataFrame]:
+            return {LSTM: lstm_forecasts(some, part, fitted)}
 
-    forecasts, within = forecast(rows), cut_within(fold, model.stride)
-    proofs = [proof, prove_forecasts(within, rows, fold, model.horizons, forecasts, forecast)]
-    return forecasts[LSTM], proofs, permutation_importance(rows, fold, fitted, model.horizons, model.seed)
+        return prove_forecasts(cut, rows, part, model.horizons, {LSTM: known}, forecast)
+
+    forecasts = lstm_forecasts(rows, fold, fitted)
+    end = replace(fold, test=fold.test.newest(_LATE_BLOCKS * model.stride))
+    proofs = [
+        proof,
+        proven(cut_within(fold, model.stride), fold, forecasts),
+        proven(fold.test.end - 1, end, lstm_forecasts(rows, end, fitted)),
+    ]
+    return forecasts, proofs, permutation_importance(rows, fold, fitted, model.horizons, model.seed)
 
 
 def _kept(forecasts: pl.DataFrame, name: str, fold: Fold, rows: pl.DataFrame, horizons: Sequence[int]) -> pl.DataFrame:

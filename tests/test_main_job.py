@@ -120,6 +120,21 @@ def test_a_second_run_computes_nothing_and_knows_its_champion(
     assert (root / "dvc.lock").read_bytes() == before
 
 
+def test_a_forecast_is_shown_to_people_in_prices_and_to_programs_with_every_quantile(
+    root: Path, first: subprocess.CompletedProcess[str]
+) -> None:
+    del first
+    ledger = latest_forecast(f"sqlite:///{root / '.gatecast' / 'forecasts.db'}")
+    told = json.loads(gatecast(root, "forecast", "--json").stdout)
+    (forecast,) = told["forecasts"]
+    assert (told["step"], told["status"]) == ("forecast", "done")
+    by_row = {(row["horizon"], row["level"]): row["price"] for row in forecast["quantiles"]}
+    assert by_row == {(row["horizon"], row["level"]): row["price"] for row in ledger.iter_rows(named=True)}
+    shown = gatecast(root, "forecast").stdout
+    assert "90 % range" in shown
+    assert all(f"{by_row[horizon, level]:,.2f}" in shown for horizon in (1, 6, 24) for level in (0.05, 0.5, 0.95))
+
+
 def test_a_gate_that_refuses_ends_with_status_3_and_names_expectation_rows_and_key(
     root: Path, first: subprocess.CompletedProcess[str]
 ) -> None:

@@ -64,6 +64,10 @@ def _step_command(name: str, description: str) -> click.Command:
             result = _run_step(name, workspace, config, refetch)
         if as_json:
             click.echo(json.dumps({"step": name, **result}, indent=2))
+        elif name == "forecast":
+            from gatecast.summary import render_forecast
+
+            Console().print(*map(render_forecast, result["forecasts"]))
 
     if name == "ingest":
         command = click.option(
@@ -110,8 +114,10 @@ def _run_step(name: str, workspace: Workspace, config: Config, refetch: tuple[da
         ingest.run(workspace, config, say, refetch)
     elif name == "forecast":
         from gatecast.steps import forecast
+        from gatecast.summary import read_forecasts
 
         forecast.run(workspace, config, say)
+        return {"status": "done", "forecasts": read_forecasts(workspace)}
     elif name == "promote":
         from gatecast.steps import promote
 

@@ -32,7 +32,7 @@ def read_summary(workspace: Workspace) -> dict[str, Any]:
     reports = workspace.reports
     best = reports / "best.yaml"
     promotion = _json(reports / "promotion.json")
-    forecasts = [_json(path) for path in sorted(reports.glob("forecast*.json"))]
+    forecasts = read_forecasts(workspace)
     return {
         "data": _json(workspace.clean_counts),
         "warnings": [line for stage in VALIDATIONS for line in quality_warnings(workspace, stage)],
@@ -43,6 +43,11 @@ def read_summary(workspace: Workspace) -> dict[str, Any]:
         "report": workspace.relative(reports / "report.html"),
         "data_docs": workspace.relative(reports / "data_docs" / "index.html"),
     }
+
+
+def read_forecasts(workspace: Workspace) -> list[dict[str, Any]]:
+    """The newest forecast of each market: issued_at, last_close, model_version and its quantiles."""
+    return [_json(path) for path in sorted(workspace.reports.glob("forecast*.json"))]
 
 
 def render_summary(summary: dict[str, Any]) -> RenderableType:
@@ -60,9 +65,24 @@ def render_summary(summary: dict[str, Any]) -> RenderableType:
         parts.append(Text(summary["metrics"]["verdict"], style="bold"))
     if summary["promotion"]:
         parts.append(_promotion(summary["promotion"]))
-    parts += [_forecast(forecast) for forecast in summary["forecasts"]]
+    parts += [render_forecast(forecast) for forecast in summary["forecasts"]]
     parts.append(Text(f"Report      {summary['report']}\nData Docs   {summary['data_docs']}\nMLflow UI   gatecast ui"))
     return Group(*(part for each in parts for part in (each, Text(""))))
+
+
+def render_forecast(forecast: dict[str, Any]) -> Table:
+    """A forecast as a terminal table, in prices."""
+    title = f"Forecast of {forecast['market']}, issued {forecast['issued_at']} by version {forecast['model_version']}"
+    title += f", last close {forecast['last_close']:,.2f}"
+    table = Table("bars ahead", "at", "median", "90 % range", title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    prices: dict[int, dict[float, float]] = {}
+    at: dict[int, str] = {}
+    for row in forecast["quantiles"]:
+        prices.setdefault(row["horizon"], {})[row["level"]] = row["price"]
+        at[row["horizon"]] = row["target_at"]
+    for horizon, levels in prices.items():
+        table.add_row(str(horizon), at[horizon], f"{levels[0.5]:,.2f}", f"{levels[0.05]:,.2f} to {levels[0.95]:,.2f}")
+    return table
 
 
 def _data(data: dict[str, Any]) -> Text:
@@ -72,7 +92,7 @@ def _data(data: dict[str, Any]) -> Text:
         span = f"{counts['first'][:16]}Z to {counts['last'][:16]}Z"
         lines += [
             f"  {symbol} {data['timeframe']}, {span}: {counts['clean']:,} bars",
-            f"  missing: {counts['missing']} bars, the longest hole {counts['longest_hole']}",
+            f"  missing bars: {counts['missing']}, the longest hole {counts['longest_hole']}",
             f"  raw rows: {counts['quarantined']} in quarantine{reasons}, {counts['duplicates']} repeated",
             f"  outliers marked: {counts['outliers']}",
         ]
@@ -104,20 +124,6 @@ def _promotion(promotion: dict[str, Any]) -> Text:
     if decision == "already champion":
         return Text(f"Already champion: {name} version {promotion['version']} is this very model", style="bold green")
     return Text(f"Promoted: {name} version {promotion['version']} is now champion", style="bold green")
-
-
-def _forecast(forecast: dict[str, Any]) -> Table:
-    title = f"Forecast of {forecast['market']}, issued {forecast['issued_at']} by version {forecast['model_version']}"
-    title += f", last close {forecast['last_close']:,.2f}"
-    table = Table("bars ahead", "at", "median", "90 % range", title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    prices: dict[int, dict[float, float]] = {}
-    at: dict[int, str] = {}
-    for row in forecast["quantiles"]:
-        prices.setdefault(row["horizon"], {})[row["level"]] = row["price"]
-        at[row["horizon"]] = row["target_at"]
-    for horizon, levels in prices.items():
-        table.add_row(str(horizon), at[horizon], f"{levels[0.5]:,.2f}", f"{levels[0.05]:,.2f} to {levels[0.95]:,.2f}")
-    return table
 
 
 def _json(path: Path) -> Any:

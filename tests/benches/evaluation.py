@@ -19,7 +19,14 @@ import polars as pl
 import psutil
 
 from gatecast.evaluation.loss_panel import LossPanel
-from gatecast.evaluation.resampling import block_length, chunk_means, chunk_starts, skill_intervals, skills
+from gatecast.evaluation.resampling import (
+    block_length,
+    chunk_means,
+    chunk_starts,
+    interval_block,
+    skill_intervals,
+    skills,
+)
 from gatecast.evaluation.score_table import score_table
 from gatecast.evaluation.verdict import against_baselines, evaluate_predictions
 from gatecast.market.candles import TS_TYPE
@@ -139,7 +146,8 @@ def interval_rows() -> list[Row]:
         for horizon, panel in panels.items():
             chunks = chunk_means(panel.by_bar(), horizon)
             totals = panel.totals(chunk_starts(panel.n_bars, horizon))
-            low, high = skill_intervals(totals, block_length(chunks[:, 1:] - chunks[:, :1]))
+            block = interval_block(block_length(chunks[:, 1:] - chunks[:, :1]), len(chunks))
+            low, high = skill_intervals(totals, block)
             held[horizon].append(bool(low[0] <= 0 <= high[0]))
     return [
         row(f"95 % intervals of skill at {horizon} bar(s) that hold it", float(np.mean(held[horizon])), "")

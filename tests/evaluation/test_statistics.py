@@ -1,12 +1,10 @@
 import numpy as np
 import pytest
-from scipy.optimize import brentq
-from scipy.special import ndtr
 
 from gatecast.errors import DataError
 from gatecast.evaluation.statistics import (
-    _fixed_b_variances,
     diebold_mariano,
+    fixed_b_critical,
     is_constant,
     long_run_variance,
     mean_t,
@@ -25,8 +23,7 @@ def slow_variance(series: np.ndarray, bandwidth: int) -> float:
 
 def critical_value(b: float, size: float) -> float:
     """Of the fixed-b distribution, one-sided."""
-    roots = np.sqrt(_fixed_b_variances(b))
-    return float(brentq(lambda x: ndtr(-x * roots).mean() - size, 0, 30))
+    return fixed_b_critical(b, 2 * size)
 
 
 @pytest.mark.parametrize(("n", "horizon", "bandwidth"), [(600, 6, 60), (600, 1, 60), (260, 24, 48)])

@@ -56,6 +56,23 @@ def diebold_mariano(difference: Array, horizon: int) -> TestResult:
     return TestResult(statistic, float(ndtr(-statistic * np.sqrt(variances)).mean()))
 
 
+def fixed_b_critical(b: float, size: float) -> float:
+    """What a mean over its long-run standard error exceeds either way with a probability of `size`, the true one zero.
+
+    Args:
+        b: Bandwidth of Bartlett weights, as a share of the sample, at most 1.
+        size: The probability, both tails together.
+
+    Source:
+        Kiefer and Vogelsang (2005), Econometric Theory 21(6).
+    """
+    from scipy.optimize import brentq
+    from scipy.special import ndtr
+
+    roots = np.sqrt(_fixed_b_variances(round(b, 3)))
+    return float(brentq(lambda x: ndtr(-x * roots).mean() - size / 2, 0.0, 100.0))
+
+
 def mean_t(series: Array, horizon: int) -> float:
     """The mean over its standard error, for what overlaps.
 

@@ -14,6 +14,7 @@ from gatecast.evaluation.resampling import (
     chunk_means,
     chunk_starts,
     confidence_set,
+    interval_block,
     skill_intervals,
     skills,
     superior_ability,
@@ -124,7 +125,7 @@ def _judge(panel: LossPanel) -> Figures:
     block = block_length(chunks[:, 1:] - chunks[:, :1])
     totals = panel.totals(starts)
     skill = skills(totals.sum(axis=0))
-    low, high = skill_intervals(totals, block)
+    low, high = skill_intervals(totals, interval_block(block, len(chunks)))
     best = int(np.argmin(skill))
     return {
         "best_baseline": baselines[best],

@@ -83,8 +83,8 @@ def skill_intervals(totals: Array, block: int) -> tuple[Array, Array]:
     """95 % interval of the skill of the first model over each other one.
 
     The standard error of the log loss ratio is that of its bootstrap samples, and since few long blocks leave it
-    uncertain the critical value is that of fixed-b, not 1.96. Blocks of a mean length L forget as a Bartlett bandwidth of
-    2 L does: both miss the same share of the variance.
+    uncertain the critical value is that of fixed-b, not 1.96. Blocks of a mean length L forget as a Bartlett bandwidth
+    of 2 L does: both miss the same share of the variance.
 
     Args:
         totals: Losses summed over each chunk, by market and model, (C, S, K).

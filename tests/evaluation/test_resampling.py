@@ -127,7 +127,7 @@ def slow_deviation(sample: np.ndarray, block: int) -> float:
         places: list[int] = []
         while len(places) < len(sample):
             start, length = generator.integers(len(sample)), generator.geometric(1 / block)
-            places += [(start + step) % len(sample) for step in range(length)]
+            places += [(int(start) + step) % len(sample) for step in range(length)]
         ours, theirs = sample[places[: len(sample)]].mean(axis=0)
         ratios.append(np.log(ours / theirs))
     return float(np.std(ratios))

@@ -120,6 +120,23 @@ def test_a_second_run_computes_nothing_and_knows_its_champion(
     assert (root / "dvc.lock").read_bytes() == before
 
 
+def test_dvc_plots_draw_one_model_horizon_by_horizon(root: Path, first: subprocess.CompletedProcess[str]) -> None:
+    del first
+    shown = dvc(root, "plots", "show", "--json")
+    assert shown.returncode == 0, shown.stderr
+    plots = json.loads(shown.stdout)["data"]
+    assert list(plots) == ["skill by fold", "search", "calibration", "equity", "outcomes among the levels"]
+    for plot, *_ in plots.values():
+        content = plot["content"]
+        values = content["data"]["values"]
+        if "model" in values[0]:
+            assert {"filter": "datum.model == 'lstm'"} in content["transform"]
+            assert "lstm" in {row["model"] for row in values}
+        if "horizon" in values[0]:
+            assert content["encoding"]["row"]["field"] == "bars_ahead"
+            assert {row["horizon"] for row in values} == {"1", "6", "24"}
+
+
 def test_a_forecast_is_shown_to_people_in_prices_and_to_programs_with_every_quantile(
     root: Path, first: subprocess.CompletedProcess[str]
 ) -> None:

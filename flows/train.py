@@ -15,9 +15,7 @@ from gatecast.errors import NetworkFault
 from gatecast.forecasts.columns import ISSUED_AT, TARGET_AT
 from gatecast.params import read_config
 from gatecast.registry.promotion import Decision
-from gatecast.steps import forecast as forecast_step
 from gatecast.steps import ingest as ingest_step
-from gatecast.steps import promote as promote_step
 from gatecast.steps.stage import say
 from gatecast.summary import quality_warnings
 from gatecast.workspace import Workspace
@@ -61,6 +59,8 @@ def reproduce(root: Path, stage: str) -> str:
 @task
 def promote(root: Path) -> Decision:
     """The gate, the registry and the report."""
+    from gatecast.steps import promote as promote_step  # MLflow: not beside `evaluate`, which needs the memory
+
     workspace = Workspace(root)
     decision = promote_step.run(workspace, read_config(workspace), say)
     checks = [f"- {'passed' if check.passed else '**failed**'}: {check.detail}" for check in decision.checks]
@@ -82,6 +82,8 @@ def promote(root: Path) -> Decision:
 )
 def forecast(root: Path) -> None:
     """Forecast with the champion."""
+    from gatecast.steps import forecast as forecast_step  # and PyTorch
+
     workspace = Workspace(root)
     rows = forecast_step.run(workspace, read_config(workspace), say)
     table = rows.with_columns(pl.col(ISSUED_AT, TARGET_AT).dt.to_string("iso:strict")).to_dicts()

@@ -111,9 +111,25 @@ def test_every_figure_of_merit_stands_by_model_horizon_and_market_and_in_every_f
         assert len(losses) == 4
         assert np.mean(losses) == pytest.approx(figures["models"][model]["6"]["pinball"])  # folds of the same length
         assert sum(figures["pit"][model]["6"]) == pytest.approx(1.0)
+    scored = {symbol: figures["by_market"][symbol] for symbol in ("BTC/USDT", "ETH/USDT")}
+    ratios = [part["lstm"]["6"]["pinball"] / part["naive"]["6"]["pinball"] for part in scored.values()]
+    assert figures["skill"]["6"] == pytest.approx(1 - np.sqrt(np.prod(ratios)))
+    assert np.mean(figures["fold_skill"]["naive"]["6"]) == pytest.approx(figures["skill"]["6"], abs=0.01)
     for nominal, by_fold in figures["coverage_by_fold"]["6"].items():  # folds of the same length
         assert np.mean(by_fold) == pytest.approx(figures["models"]["lstm"]["6"][f"coverage_{nominal}"])
     json.dumps(figures, allow_nan=False)
+
+
+def test_the_skill_of_a_fold_is_not_that_of_its_wildest_market() -> None:
+    target, known, flat = market(6, skill=True)
+    tables = [
+        forecasts(model, wild * target, wild * scale, symbol=symbol, horizon=6)
+        for symbol, wild, rival in (("BTC/USDT", 1, known), ("ETH/USDT", 100, flat))
+        for model, scale in (("lstm", known), ("naive", rival))
+    ]
+    skill = np.array(judged(tables, ("naive",), (6,))["fold_skill"]["naive"]["6"])
+    alone = np.array(judged(tables[2:], ("naive",), (6,))["fold_skill"]["naive"]["6"])
+    np.testing.assert_allclose(1 - skill, np.sqrt(1 - alone))  # in the other market both say the same
 
 
 def test_holm_corrects_as_by_hand() -> None:

@@ -83,11 +83,9 @@ def findings(
 
 
 def _skill_by_fold(metrics: dict[str, Any]) -> pl.DataFrame:
-    """A row a fold and horizon: 1 - pinball of the LSTM over that of the best baseline."""
+    """A row a fold and horizon: the skill of the LSTM over the best baseline."""
     return pl.DataFrame(
-        {"horizon": int(horizon), "fold": fold, "skill": 1 - lstm / best}
+        {"horizon": int(horizon), "fold": fold, "skill": skill}
         for horizon, name in metrics["best_baseline"].items()
-        for fold, (lstm, best) in enumerate(
-            zip(metrics["by_fold"][LSTM][horizon], metrics["by_fold"][name][horizon], strict=True)
-        )
+        for fold, skill in enumerate(metrics["fold_skill"][name][horizon])
     )

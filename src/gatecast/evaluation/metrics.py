@@ -39,12 +39,28 @@ def pinball(target: Array, quantiles: Array) -> Array:
     Source:
         Koenker and Bassett (1978), Regression Quantiles, Econometrica 46(1).
     """
-    loss = np.zeros(len(target))
-    # level by level: eight times as fast as a matrix, and over ten times as fast as scoringrules and scikit-learn
-    for level, quantile in zip(LEVELS, quantiles.T, strict=True):
-        error = target - quantile  # (N,)
-        loss += np.maximum(level * error, (level - 1) * error)
-    return loss / len(LEVELS)
+    return _level_losses(target, quantiles, np.ones(len(LEVELS))) / len(LEVELS)
+
+
+def crps(target: Array, quantiles: Array) -> Array:
+    """Continuous ranked probability score of each forecast: twice the quantile loss, integrated over the levels.
+
+    Trapezoids from level to level, and down to nothing at the levels 0 and 1. The plain mean over levels that are dense
+    in the tails, as scoringrules takes it, would be a fifth too low; this is 3 % below the true integral of a normal
+    forecast.
+
+    Args:
+        target: Realised log returns, (N,).
+        quantiles: Forecast log returns a level, (N, Q).
+
+    Returns:
+        (N,), in log return.
+
+    Source:
+        Gneiting and Ranjan (2011), JBES 29(3).
+    """
+    ends = np.array([0.0, *LEVELS, 1.0])
+    return 2 * _level_losses(target, quantiles, (ends[2:] - ends[:-2]) / 2)
 
 
 def mean_pinball(target: Array, quantiles: Array) -> float:
@@ -61,24 +77,23 @@ def scores(forecasts: pl.DataFrame, horizon: int) -> Scores:
         horizon: Bars ahead, by which neighbouring outcomes overlap.
 
     Returns:
-        pinball, crps (twice the pinball loss, its discrete form), mae and rmse of the median and the widths of the
-        central ranges, in log return; price_mae and price_rmse of the median as a price; mase and price_mase, each
-        error over the scale of its own market and fold; direction_accuracy of the median among bars that moved and
-        coverage of the central ranges, as shares; ic and ic_t, as `information_coefficient`; n, forecasts scored.
+        pinball, crps, mae and rmse of the median and the widths of the central ranges, in log return; price_mae and
+        price_rmse of the median as a price; mase and price_mase, each error over the scale of its own market and fold;
+        direction_accuracy of the median among bars that moved and coverage of the central ranges, as shares; ic and
+        ic_t, as `information_coefficient`; n, forecasts scored.
 
     Source:
-        Gneiting and Ranjan (2011), JBES 29(3); Hyndman and Koehler (2006), International Journal of Forecasting 22(4).
+        Hyndman and Koehler (2006), International Journal of Forecasting 22(4), for the scaled errors.
     """
     target, quantiles = forecasts[TARGET].to_numpy(), forecasts.select(QUANTILES).to_numpy()
     close, return_scale, price_scale = (_values(forecasts, name) for name in (CLOSE, RETURN_SCALE, PRICE_SCALE))
     median = quantiles[:, _MEDIAN]
     error = np.abs(target - median)
     price_error = close * np.abs(np.exp(target) - np.exp(median))
-    loss = mean_pinball(target, quantiles)
     ic, ic_t = information_coefficient(forecasts[SYMBOL], forecasts[TS], median, target, horizon)
     return {
-        "pinball": loss,
-        "crps": 2 * loss,
+        "pinball": mean_pinball(target, quantiles),
+        "crps": _mean(crps(target, quantiles)),
         "mae": _mean(error),
         "rmse": _root(_mean(error**2)),
         "mase": _mean(error / return_scale),
@@ -158,6 +173,16 @@ def pit_shares(target: Array, quantiles: Array) -> Array:
 def nominal_shares(levels: Sequence[float] = LEVELS) -> Array:
     """What `pit_shares` is for a forecast that is calibrated."""
     return np.diff([0.0, *levels, 1.0])
+
+
+def _level_losses(target: Array, quantiles: Array, weights: Array) -> Array:
+    """Quantile loss of each forecast, summed over the levels with their weights, (N,)."""
+    loss = np.zeros(len(target))
+    # level by level: eight times as fast as a matrix, and over ten times as fast as scoringrules and scikit-learn
+    for level, quantile, weight in zip(LEVELS, quantiles.T, weights, strict=True):
+        error = target - quantile  # (N,)
+        loss += weight * np.maximum(level * error, (level - 1) * error)
+    return loss
 
 
 def _ranges(target: Array, quantiles: Array) -> Scores:

@@ -63,8 +63,8 @@ def number(value: object, decimals: int = 5) -> str:
 def percent(value: object, decimals: int = 1) -> str:
     """A share in percent."""
     number = finite(value)
-    text = f"{100 * number:.{decimals}f}\N{NO-BREAK SPACE}%".replace("-", "\N{MINUS SIGN}")
-    return DASH if math.isnan(number) else text
+    rounded = round(100 * number, decimals) + 0.0  # no minus before a zero
+    return DASH if math.isnan(number) else f"{rounded:.{decimals}f}\N{NO-BREAK SPACE}%".replace("-", "\N{MINUS SIGN}")
 
 
 def signed(value: object, decimals: int = 2) -> str:

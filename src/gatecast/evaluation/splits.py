@@ -115,14 +115,15 @@ def inner_folds(development: Span, n_folds: int, purge: int, train_bars: int | N
         train_bars: Newest bars that a fold is trained on; None: all.
 
     Raises:
-        DataError: A slice would be shorter than the purge before it.
+        DataError: A slice would not be twice as long as the purge before it.
     """
     half = (development.start + development.end) // 2
     slice_bars = (development.end - half) // (2 * n_folds)
     if slice_bars <= 2 * purge:
         raise DataError(
             f"{n_folds} inner folds on {development.end - development.start} bars leave slices of {slice_bars} bars,"
-            f" too short for a purge of {purge}: fetch a longer history, or lower tune.n_inner_folds or the horizons"
+            f" and each takes more than twice the purge of {purge}: fetch a longer history, or lower tune.n_inner_folds"
+            " or the horizons"
         )
     starts = [half + 2 * slice_bars * number for number in range(n_folds)]
     return tuple(

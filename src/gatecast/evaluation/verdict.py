@@ -70,9 +70,10 @@ def evaluate_predictions(
         alpha: Level of the tests; Holm's correction over the named horizons.
 
     Returns:
-        models, by_market, by_fold, coverage_by_fold (of the LSTM), pit; alpha; not_asked (baselines that are none of
-        these); by horizon left_out (of n outcomes that some model forecast, how many each of the models did not),
-        best_baseline, skill, diebold_mariano, p_value, skill_over, confidence_set and spa; beats_baselines and verdict.
+        models, by_market, by_fold, fold_skill (over each baseline), coverage_by_fold (of the LSTM), pit; alpha;
+        not_asked (baselines that are none of these); by horizon left_out (of n outcomes that some model forecast, how
+        many each of the models did not), best_baseline, skill, diebold_mariano, p_value, skill_over, confidence_set and
+        spa; beats_baselines and verdict.
         The p-value of a horizon is the largest over the baselines: every one has to be beaten. Over several markets the
         test speaks of mean losses and the skill of mean ratios, and a market that moves ten times as much could carry
         the first alone: both have to say so.
@@ -87,6 +88,7 @@ def evaluate_predictions(
     figures: Figures = {
         **_scores(scored),
         "by_fold": _by_fold(scored),
+        "fold_skill": _fold_skill(scored, baselines),
         "coverage_by_fold": _coverage_by_fold(scored),
         "pit": _nested({key: shares.tolist() for key, shares in pit(scored).items()}),
         "alpha": alpha,
@@ -165,6 +167,23 @@ def _by_fold(scored: pl.DataFrame) -> Figures:
     for model, horizon, fold in sorted(parts):
         losses.setdefault((model, horizon), []).append(float(parts[model, horizon, fold][LOSS].to_numpy().mean()))
     return _nested(losses)
+
+
+def _fold_skill(scored: pl.DataFrame, baselines: Sequence[str]) -> Figures:
+    """Skill of the LSTM in each fold, by baseline and horizon; as that of all folds, it takes the markets alike."""
+    parts = scored.partition_by(HORIZON, FOLD, SYMBOL, MODEL, as_dict=True)
+    means = {key: part[LOSS].to_numpy().mean() for key, part in parts.items()}
+    markets: dict[tuple[int, int], set[str]] = {}
+    for horizon, fold, symbol, _ in means:
+        markets.setdefault((horizon, fold), set()).add(symbol)
+    found: dict[tuple[str, int], list[float | None]] = {}
+    for horizon, fold in sorted(markets):
+        models, own = (LSTM, *baselines), sorted(markets[horizon, fold])
+        losses = np.array([[means[horizon, fold, symbol, model] for model in models] for symbol in own])  # (S, K)
+        with np.errstate(divide="ignore", invalid="ignore"):  # of a market that stood still
+            for name, skill in zip(baselines, skills(losses), strict=True):
+                found.setdefault((name, horizon), []).append(_known(skill))
+    return _nested(found)
 
 
 def _coverage_by_fold(scored: pl.DataFrame) -> Figures:

@@ -149,7 +149,7 @@ def test_a_model_that_goes_stale_is_told_from_one_that_does_not() -> None:
     skill = [row["skill"] for row in stale["rows"]]
     assert skill == sorted(skill, reverse=True)
     fresher = table_of(analysis(market, lstm=np.exp(1 - age), ewma=1.0), "age")  # the other way round is no reason
-    assert "does not fall" in fresher["sentence"]
+    assert "no fall with the age of the model is proven" in fresher["sentence"]
 
 
 def test_the_best_and_the_worst_month_are_named() -> None:

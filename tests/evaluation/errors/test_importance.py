@@ -226,24 +226,36 @@ def folds(**increases: list[float]) -> pl.DataFrame:
 
 def test_features_are_sorted_by_their_worth_with_its_interval_over_the_folds() -> None:
     rises = [0.01, 0.013, 0.008, 0.012, 0.011]
-    found = importance_rows(folds(idle=[0.001, -0.002, 0.001, 0.0, -0.001], signal=rises))
+    idle = [0.001, -0.002, 0.001, 0.0, -0.001]
+    found = importance_rows(folds(idle=idle, signal=rises))
     assert [row["feature"] for row in found["rows"]] == ["signal", "idle"]
     interval = ttest_1samp(rises, 0).confidence_interval(0.95)
     assert np.allclose([found["rows"][0][name] for name in ("low", "high")], [interval.low, interval.high])
     assert np.isclose(found["rows"][0]["loss_increase"], np.mean(rises))
-    assert "live on signal (+1.08" in found["sentence"]
+    assert "Shifted in time, signal (+1.08" in found["sentence"]
+    assert "raises the loss by more than chance explains" in found["sentence"]
+    assert [row["p_value"] for row in found["rows"]] == pytest.approx(
+        [2 * ttest_1samp(rises, 0, alternative="greater").pvalue, ttest_1samp(idle, 0, alternative="greater").pvalue]
+    )
     assert "for idle no rise can be told from chance" in found["sentence"]
 
 
-def test_noise_is_not_said_to_be_needed() -> None:
+@pytest.mark.parametrize("n_features", [1, 15])
+def test_noise_is_not_said_to_be_needed_however_many_features_there_are(n_features: int) -> None:
     generator = np.random.default_rng(0)
-    tables = (folds(idle=(0.01 * generator.standard_normal(5)).tolist()) for _ in range(40))
-    assert sum("live on" in importance_rows(table)["sentence"] for table in tables) <= 4
+    rises = 0.01 * generator.standard_normal((200, n_features, 5))
+    tables = (folds(**{f"idle{n}": each.tolist() for n, each in enumerate(of_table)}) for of_table in rises)
+    named = sum("the loss by more than chance explains;" in importance_rows(table)["sentence"] for table in tables)
+    assert named <= 19  # 5 %, and three binomial deviations
 
 
 def test_what_was_measured_on_one_fold_or_not_at_all_says_so() -> None:
     single = importance_rows(folds(signal=[0.02], idle=[0.0]))
-    assert single["rows"][0] == {"feature": "signal", "loss_increase": pytest.approx(0.02), "low": None, "high": None}
+    assert single["rows"][0] == {
+        "feature": "signal",
+        "loss_increase": pytest.approx(0.02),
+        **dict.fromkeys(("low", "high", "p_value")),
+    }
     assert "one fold cannot tell" in single["sentence"]
     for nothing in (None, folds(signal=[0.02]).clear()):
         assert importance_rows(nothing) == {"rows": [], "sentence": "What each feature is worth was not measured."}

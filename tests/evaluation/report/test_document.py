@@ -200,7 +200,13 @@ def test_all_of_it_is_little_more_than_the_library(html: str) -> None:
 def test_without_scripts_the_page_says_so_and_its_words_are_all_there(html: str) -> None:
     assert re.search(r"<noscript><p[^>]*>[^<]*need JavaScript", html)
     words = _words(html)
-    for each in ("Skill by fold", "By hour of the day, UTC", "The networks live on log_volatility.", "408", "12,870"):
+    for each in (
+        "Skill by fold",
+        "By hour of the day, UTC",
+        "Shifted in time, log_volatility raises the loss.",
+        "408",
+        "12,870",
+    ):
         assert each in words
 
 
@@ -260,7 +266,7 @@ def test_each_table_ends_with_a_plain_sentence(html: str) -> None:
 def test_hostile_names_are_escaped_everywhere() -> None:
     metrics = make_metrics()
     metrics["by_market"] = {HOSTILE: metrics["models"]}
-    for table in ("models", "by_fold", "pit", "strategy"):
+    for table in ("models", "by_fold", "fold_skill", "pit", "strategy"):
         metrics[table][HOSTILE] = metrics[table].pop("ewma")
     metrics["best_baseline"] = dict.fromkeys(metrics["best_baseline"], HOSTILE)
     promotion = {**_promotion("refused"), "model_name": HOSTILE}
@@ -302,7 +308,7 @@ def test_unknown_and_non_finite_numbers_are_an_en_dash(unknown: float | None) ->
     metrics["models"]["lstm"]["24"] = dict.fromkeys(metrics["models"]["lstm"]["24"], unknown)
     metrics["skill"]["24"] = metrics["p_value"]["24"] = unknown
     metrics["diebold_mariano"]["24"]["ewma"]["p_value"] = unknown
-    metrics["by_fold"]["lstm"]["24"][0] = unknown
+    metrics["fold_skill"]["ewma"]["24"][0] = unknown
     page = render_report(_contents(metrics=metrics))
     assert not re.search(r"\b(NaN|nan|inf|Infinity|None)\b", _words(page))
     assert _words(page).count("\N{EN DASH}") > 10

@@ -12,9 +12,11 @@ import torch
 from scipy.stats import t as student_t
 from torch import Tensor
 
+from gatecast.evaluation.errors.wording import ALPHA
 from gatecast.evaluation.metrics import pinball
 from gatecast.evaluation.notation import listed, signed
 from gatecast.evaluation.splits import Fold
+from gatecast.evaluation.statistics import holm
 from gatecast.market.candles import BAR, SYMBOL
 from gatecast.model.fitted import FittedModel
 from gatecast.model.predictions import FOLD, HORIZON, Array
@@ -119,13 +121,17 @@ def importance_rows(importance: pl.DataFrame | None) -> Json:
 
     Returns:
         rows: feature, loss_increase (mean over the folds of the share by which the loss rises), low and high (its 95 %
-        t-interval over the folds, None with one fold); and a sentence.
+        t-interval over the folds) and p_value (that it does not rise, corrected for the number of features), None with
+        one fold; and a sentence.
     """
     if importance is None or importance.is_empty():
         return {"rows": [], "sentence": "What each feature is worth was not measured."}
     parts = importance.with_columns((pl.col("shifted_loss") / pl.col("loss") - 1).alias("increase"))
     grouped = parts.partition_by(FEATURE, as_dict=True, maintain_order=True).items()
     rows = [_row(str(name), part["increase"].to_numpy()) for (name,), part in grouped]
+    if importance[FOLD].n_unique() > 1:
+        for row, p_value in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
+            row["p_value"] = p_value
     rows.sort(key=lambda row: -row["loss_increase"])
     return {"rows": rows, "sentence": _sentence(rows, importance[FOLD].n_unique())}
 
@@ -133,9 +139,11 @@ def importance_rows(importance: pl.DataFrame | None) -> Json:
 def _row(feature: str, increases: Array) -> Json:
     n, mean = len(increases), float(increases.mean())
     if n == 1:
-        return {"feature": feature, "loss_increase": mean, "low": None, "high": None}
-    error = float(student_t.ppf((1 + _CONFIDENCE) / 2, n - 1) * increases.std(ddof=1) / np.sqrt(n))
-    return {"feature": feature, "loss_increase": mean, "low": mean - error, "high": mean + error}
+        return {"feature": feature, "loss_increase": mean, "low": None, "high": None, "p_value": None}
+    error = float(increases.std(ddof=1) / np.sqrt(n))
+    reach = float(student_t.ppf((1 + _CONFIDENCE) / 2, n - 1)) * error
+    p_value = float(student_t.sf(mean / error, n - 1)) if error > 0 else float(mean <= 0)
+    return {"feature": feature, "loss_increase": mean, "low": mean - reach, "high": mean + reach, "p_value": p_value}
 
 
 def _sentence(rows: Sequence[Json], n_folds: int) -> str:
@@ -143,17 +151,18 @@ def _sentence(rows: Sequence[Json], n_folds: int) -> str:
         first = rows[0]
         rise = f"{first['feature']} is shifted in time, by {signed(first['loss_increase'])}"
         return f"The loss rises most where {rise}; one fold cannot tell how much of it is chance."
-    needed = [row for row in rows if row["low"] > 0]
+    needed = [row for row in rows if row["p_value"] <= ALPHA]
     if not needed:
         return f"Over {n_folds} folds no feature, shifted in time, raises the loss by more than chance explains."
     names = [f"{row['feature']} ({signed(row['loss_increase'])})" for row in needed[:_MOST_NAMED]]
     if len(needed) > _MOST_NAMED:
         names.append(f"{len(needed) - _MOST_NAMED} more")
-    lives = f"The networks live on {listed(names)}: so much the loss rises where that alone is shifted in time"
+    raises = "raises" if len(needed) == 1 else "raise"
+    found = f"Shifted in time, {listed(names)} {raises} the loss by more than chance explains"
     idle = [row["feature"] for row in rows if row not in needed]
     others = idle[0] if len(idle) == 1 else f"the other {len(idle)}"
     rest = f"; for {others} no rise can be told from chance over {n_folds} folds" if idle else ""
-    return f"{lives}{rest}."
+    return f"{found}{rest}."
 
 
 def _tested(panel: Panel, context: pl.DataFrame, start: int) -> Flags:

@@ -83,8 +83,8 @@ def age_sentence(findings: Sequence[Finding], p_value: float, baseline: str) -> 
             f"{course}: it falls with the age of the model {_CHANCE} ({p_equals(p_value)}); refitting more often pays."
         )
     return (
-        f"{course}: it does not fall with the age of the model {_CHANCE} ({p_equals(p_value)}); refitting more often"
-        " would gain nothing measurable."
+        f"{course}: no fall with the age of the model is proven ({p_equals(p_value)}), and so no gain from refitting"
+        " more often."
     )
 
 

@@ -33,7 +33,7 @@ _SAME_PRICE: Final = 1e-6  # relative; the close that a target leads to and the 
 
 
 def ranges(predictions: pl.DataFrame, *, symbol: str, horizon: int) -> Plot | None:
-    """The last weeks of the evaluation: what came against the ranges of the LSTM at one horizon.
+    """The end of the evaluation: what came against the ranges of the LSTM at one horizon.
 
     The price is drawn at the bar where it came, against the range forecast so many bars before; the log return at the
     bar that it was forecast from. Without closes there are returns alone.

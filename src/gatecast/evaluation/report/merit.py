@@ -1,6 +1,5 @@
 """Looking things up in metrics.json, in which anything may be absent that older evaluations did not write."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,7 +38,7 @@ def best_baseline(metrics: Mapping[str, Any], horizon: int) -> str:
 
 
 def fold_skill(metrics: Mapping[str, Any], horizon: int, baseline: str = "") -> list[float]:
-    """Skill of the LSTM over a baseline in each fold, 1 less the ratio of the pinball losses; NaN if unknown.
+    """Skill of the LSTM over a baseline in each fold; NaN if unknown.
 
     Args:
         metrics: The content of metrics.json.
@@ -47,10 +46,7 @@ def fold_skill(metrics: Mapping[str, Any], horizon: int, baseline: str = "") -> 
         baseline: Its name; the best one of the horizon if there is none.
     """
     rival = baseline or best_baseline(metrics, horizon)
-    by_fold = metrics.get("by_fold", {})
-    ours, theirs = (by_fold.get(model, {}).get(str(horizon), []) for model in (LSTM, rival))
-    pairs = [(finite(a), finite(b)) for a, b in zip(ours, theirs, strict=False)]
-    return [1 - a / b if b > 0 else math.nan for a, b in pairs]
+    return [finite(skill) for skill in metrics.get("fold_skill", {}).get(rival, {}).get(str(horizon), [])]
 
 
 def shares_among_levels(metrics: Mapping[str, Any], model: str, horizon: int) -> list[float]:

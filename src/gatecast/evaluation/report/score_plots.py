@@ -152,7 +152,7 @@ def search_history(trials: pl.DataFrame) -> Plot:
          "marker": {"color": MUTED, "size": 8, "symbol": "circle-open"}},
     ]  # fmt: skip
     layout = {
-        "xaxis": {"title": {"text": "trial"}, "tickformat": "d"},
+        "xaxis": {"title": {"text": "trial"}, "tickformat": "d", "tick0": 1, "dtick": max(1, round(len(trials) / 10))},
         "yaxis": {"title": {"text": "pinball loss"}},
         "hovermode": "closest",
     }

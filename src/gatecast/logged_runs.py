@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import mlflow
@@ -13,6 +14,7 @@ from gatecast.errors import ConfigurationError, DataError
 from gatecast.evaluation.report.comparison import RunResults
 from gatecast.registry.faults import mlflow_errors
 from gatecast.registry.models import champion
+from gatecast.registry.promotion import Asked
 
 _LEAST_OF_ID = 6
 _RUN_ID = re.compile(rf"[0-9a-f]{{{_LEAST_OF_ID},32}}")
@@ -81,20 +83,30 @@ def _run_id(client: MlflowClient, name: str, model_name: str) -> str:
 
 
 @mlflow_errors()
-def baselines_asked_before(run_id: str) -> list[str]:
-    """Baselines that earlier pipeline runs under the same registered name were judged against, whatever came of it."""
+def asked_before(run_id: str) -> Asked:
+    """What earlier pipeline runs under the same registered name were judged by, whatever came of it."""
     client = MlflowClient()
     own = client.get_run(run_id)
-    asked: set[str] = set()
+    asked = Asked()
     query, page = f"attributes.start_time < {own.info.start_time}", None
     while True:
         runs = client.search_runs([own.info.experiment_id], query, max_results=_PAGE_RUNS, page_token=page)
         for run in runs:
             if "decision" in run.data.tags:  # judged, and no trial or fold
-                asked |= set(ast.literal_eval(run.data.params.get("evaluate.baselines", "()")))
+                asked = _together(asked, run.data.params)
         page = runs.token
         if not page:
-            return sorted(asked)
+            return asked
+
+
+def _together(asked: Asked, params: Mapping[str, str]) -> Asked:
+    named = ("evaluate.baselines", "promote.horizons")
+    baselines, horizons = (ast.literal_eval(params.get(key, "()")) for key in named)
+    return Asked(
+        tuple(sorted({*asked.baselines, *baselines})),
+        tuple(sorted({*asked.horizons, *horizons})),
+        min(asked.alpha, float(params.get("evaluate.alpha", asked.alpha))),
+    )
 
 
 def predictions_of(run_id: str) -> pl.DataFrame | None:

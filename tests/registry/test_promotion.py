@@ -7,10 +7,11 @@ import pytest
 from gatecast.config import Config
 from gatecast.registry.models import Registered
 from gatecast.registry.promotion import (
+    Asked,
     baseline_checks,
     champion_checks,
     evaluation_checks,
-    list_checks,
+    fixed_checks,
     proof_checks,
 )
 from gatecast.steps.promote import _against
@@ -115,14 +116,20 @@ def test_a_model_that_keeps_silent_where_it_suits_it_is_refused() -> None:
     assert forecast.detail == "the LSTM left out 2 of 1,200 forecasts that others made at 24 bars, allowed 0.1%"
 
 
-def test_a_baseline_that_an_earlier_run_was_judged_against_cannot_be_dropped_under_the_same_name() -> None:
-    (kept,) = list_checks(["naive", "ewma", "har"], ["ewma", "naive"], "gatecast")
-    (dropped,) = list_checks(["naive", "ewma"], ["ewma", "lightgbm", "naive"], "gatecast")
-    assert (kept.passed, dropped.passed) == (True, False)
-    assert dropped.detail == (
-        "earlier runs of gatecast were judged against lightgbm as well: put lightgbm back into evaluate.baselines, or"
-        " set another promote.model_name"
-    )
+@pytest.mark.parametrize(
+    ("asked", "dropped", "words"),
+    [
+        (Asked(("naive", "ewma", "har"), (1, 24), 0.05), [], ""),
+        (Asked(("naive", "ewma"), (24,), 0.05), ["no baseline dropped"], "judged against har as well: put har back"),
+        (Asked(("naive", "ewma", "har"), (1,), 0.05), ["no horizon dropped"], "judged at 24 bars as well"),
+        (Asked(("naive", "ewma", "har"), (24,), 0.1), ["level not raised"], "set evaluate.alpha back from 0.1"),
+    ],
+)
+def test_what_earlier_runs_were_asked_is_asked_again(asked: Asked, dropped: list[str], words: str) -> None:
+    checks = fixed_checks(asked, Asked(("ewma", "har", "naive"), (24,), 0.05), "gatecast")
+    assert [check.check for check in checks if not check.passed] == dropped
+    assert all(words in check.detail for check in checks if not check.passed)
+    assert all(check.passed for check in fixed_checks(asked, Asked(), "gatecast"))
 
 
 def test_a_lower_mean_loss_without_skill_over_the_markets_is_refused() -> None:

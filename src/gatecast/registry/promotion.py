@@ -28,6 +28,21 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What a model is judged by.
+
+    Attributes:
+        baselines: Whom it has to beat.
+        horizons: Bars ahead at which, as named beforehand.
+        alpha: Level of the tests; that of several runs is the lowest.
+    """
+
+    baselines: tuple[str, ...] = ()
+    horizons: tuple[int, ...] = ()
+    alpha: float = 1.0
+
+
+@dataclass(frozen=True)
 class Decision:
     """What the gate decided, as it stands in promotion.json.
 
@@ -138,22 +153,43 @@ def _compared(metrics: Mapping[str, Any]) -> str:
     return f"{compared} were compared" + (f"; not asked: {', '.join(left)}" if left else "")
 
 
-def list_checks(asked: Sequence[str], before: Sequence[str], model_name: str) -> list[Check]:
-    """No baseline was dropped after it had been asked: the list is fixed before a run, and not by how one went.
+def fixed_checks(asked: Asked, before: Asked, model_name: str) -> list[Check]:
+    """The question was fixed before a run, not by how one went: nothing has been dropped of it, and no level raised.
 
     Args:
-        asked: Baselines of this evaluation.
-        before: Those of earlier runs under the same registered name.
+        asked: Of this evaluation.
+        before: Of earlier runs under the same registered name, together.
         model_name: That name.
     """
-    dropped = sorted(set(before) - set(asked))
-    detail = (
-        f"earlier runs of {model_name} were judged against {', '.join(dropped)} as well: put {', '.join(dropped)} back"
-        " into evaluate.baselines, or set another promote.model_name"
-        if dropped
-        else f"every baseline that earlier runs of {model_name} were judged against was asked"
-    )
-    return [Check("no baseline dropped", not dropped, detail)]
+    by_name, or_else = f"earlier runs of {model_name}", "or set another promote.model_name"
+    dropped = sorted(set(before.baselines) - set(asked.baselines))
+    unnamed = [bars_words(horizon) for horizon in sorted(set(before.horizons) - set(asked.horizons))]
+    raised = asked.alpha > before.alpha
+    return [
+        Check(
+            "no baseline dropped",
+            not dropped,
+            f"{by_name} were judged against {', '.join(dropped)} as well: put {', '.join(dropped)} back into"
+            f" evaluate.baselines, {or_else}"
+            if dropped
+            else f"every baseline that {by_name} were judged against was asked",
+        ),
+        Check(
+            "no horizon dropped",
+            not unnamed,
+            f"{by_name} were judged at {', '.join(unnamed)} as well: put that back into promote.horizons, {or_else}"
+            if unnamed
+            else f"every horizon that {by_name} were judged at was named",
+        ),
+        Check(
+            "level not raised",
+            not raised,
+            f"{by_name} were judged at a level of {before.alpha:g}: set evaluate.alpha back from {asked.alpha:g},"
+            f" {or_else}"
+            if raised
+            else f"{by_name} were judged at no lower level than {asked.alpha:g}",
+        ),
+    ]
 
 
 def baseline_checks(metrics: Mapping[str, Any], horizons: Sequence[int], alpha: float) -> list[Check]:

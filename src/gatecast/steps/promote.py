@@ -9,17 +9,18 @@ import polars as pl
 from gatecast.config import Config
 from gatecast.errors import DataError
 from gatecast.evaluation.report.document import write_report
-from gatecast.logged_runs import baselines_asked_before, predictions_of
+from gatecast.logged_runs import asked_before, predictions_of
 from gatecast.market.snapshot import require_snapshot
 from gatecast.pipeline import fingerprint, stages
 from gatecast.registry.models import Registered, champion, register, set_champion
 from gatecast.registry.promotion import (
+    Asked,
     Check,
     Decision,
     baseline_checks,
     champion_checks,
     evaluation_checks,
-    list_checks,
+    fixed_checks,
     proof_checks,
 )
 from gatecast.tracking import log_outcome, pipeline_run
@@ -52,10 +53,11 @@ def _decide(workspace: Workspace, config: Config, reports: dict[str, Any], run_i
     name = config.promote.model_name
     digest = file_sha256(workspace.model / "manifest.json")
     current = champion(name)
+    asked = Asked(config.evaluate.baselines, config.promote.horizons, config.evaluate.alpha)
     checks = [
         *proof_checks(reports["validation"], reports["leakage"], reports["fold_leakage"]),
         *evaluation_checks(reports["metrics"]),
-        *list_checks(config.evaluate.baselines, baselines_asked_before(run_id), name),
+        *fixed_checks(asked, asked_before(run_id), name),
         *baseline_checks(reports["metrics"], config.promote.horizons, config.evaluate.alpha),
     ]
     if current and current.digest == digest:

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from datetime import UTC, timedelta
 from html import unescape
@@ -19,6 +20,7 @@ from gatecast.errors import DataError
 from gatecast.evaluation.report.contents import Forecast, ReportContents, read_contents
 from gatecast.evaluation.report.document import render_report, write_report
 from gatecast.evaluation.report.plots import library
+from gatecast.evaluation.report.verdict_wording import scores_sentence
 from gatecast.market.candles import Market
 from gatecast.market.store import Store, merge_candles
 from gatecast.workspace import Workspace, file_sha256
@@ -261,6 +263,29 @@ def test_each_table_ends_with_a_plain_sentence(html: str) -> None:
     after = re.findall(r"</table></div>\s*(<p class=\"reading\">[^<]+\.</p>)?", html)
     assert len(after) > 8
     assert all(after)
+
+
+def test_several_markets_stand_by_themselves_and_their_prices_are_not_added_up(html: str) -> None:
+    assert "By market" not in _words(html)
+    assert "Price RMSE" in _words(html)
+    metrics = make_metrics()
+    hurt = deepcopy(metrics["models"])
+    hurt["lstm"]["24"]["pinball"] = 1.05 * hurt["ewma"]["24"]["pinball"]
+    metrics["by_market"] = {"BTC/USDT": metrics["models"], "ETH/USDT": hurt}
+    words = _words(render_report(_contents(metrics=metrics)))
+    assert "a lower loss than EWMA volatility in 1 of 2 markets" in words
+    assert "to \N{MINUS SIGN}5.00 % in ETH/USDT" in words
+    assert "Price RMSE" not in words
+    assert "Price MASE" in words
+
+
+def test_a_set_that_holds_the_lstm_and_a_test_that_does_not_are_reconciled() -> None:
+    metrics = make_metrics()
+    metrics["confidence_set"] = {"24": {"size": 0.05, "members": ["ewma", "lstm"], "p_values": {}}}
+    metrics["spa"] = {"24": {"p_value": 0.016, "lower": 0.01, "upper": 0.02}}
+    assert "Asked of the LSTM alone, at least one baseline loses less" in scores_sentence(metrics, 24)
+    metrics["confidence_set"]["24"]["members"] = ["ewma"]
+    assert "At least one baseline loses less than the LSTM" in scores_sentence(metrics, 24)
 
 
 def test_hostile_names_are_escaped_everywhere() -> None:

@@ -53,6 +53,7 @@ def render_report(contents: ReportContents) -> str:
         decision=wording.decision_line(contents.promotion),
         ours=merit.scores_of(metrics, merit.headline(metrics)),
         scores=[_scores(metrics, horizon) for horizon in horizons],
+        by_market=[_by_market(metrics, horizon) for horizon in horizons] if len(metrics["by_market"]) > 1 else [],
         folds=_folds(metrics),
         forecasts=[_forecast(each.content) for each in contents.forecasts],
         markets=_forecast_markets(contents),
@@ -86,6 +87,20 @@ def _scores(metrics: Json, horizon: int) -> Json:
     rows.sort(key=lambda row: (row["model"] != LSTM, finite(row["scores"].get("pinball"))))
     sentence = scores_sentence(metrics, horizon)
     return {"horizon": horizon, "decimals": decimals, "rows": rows, "sentence": sentence, "set": set_of_best}
+
+
+def _by_market(metrics: Json, horizon: int) -> Json:
+    """The LSTM and the best baseline in each market at one horizon, from the market with the highest skill."""
+    best = merit.best_baseline(metrics, horizon)
+    rows = []
+    for symbol, models in metrics["by_market"].items():
+        scores = {model: by_horizon.get(str(horizon), {}) for model, by_horizon in models.items()}
+        losses = {model: loss for model, each in scores.items() if (loss := finite(each.get("pinball"))) > 0}
+        ours, theirs = losses.get(LSTM, math.nan), losses.get(best, math.nan)
+        least = min(losses, key=lambda model: losses[model]) if losses else ""
+        rows.append({"symbol": symbol, "scores": scores.get(LSTM, {}), "skill": 1 - ours / theirs, "least": least})
+    rows.sort(key=lambda row: (math.isnan(row["skill"]), -row["skill"]))
+    return {"horizon": horizon, "best": best, "rows": rows, "sentence": wording.markets_sentence(rows, horizon, best)}
 
 
 def _folds(metrics: Json) -> list[Json]:

@@ -15,6 +15,7 @@ from gatecast.evaluation.notation import (
     percent,
 )
 from gatecast.evaluation.report.merit import at, best_baseline, n_beaten
+from gatecast.model.predictions import LSTM
 
 Json = dict[str, Any]
 
@@ -78,14 +79,20 @@ def scores_sentence(metrics: Json, horizon: int) -> str:
     beaten, n_baselines = n_beaten(metrics, horizon)
     ahead = f"{bars_ahead(horizon)} the LSTM loses less than {beaten} of {n_baselines} baselines"
     found = [f"{ahead} by more than chance explains, each judged alone."]
-    if members := at(metrics, "confidence_set", horizon).get("members"):
+    members = at(metrics, "confidence_set", horizon).get("members", ())
+    if members:
         sure = percent(1 - at(metrics, "confidence_set", horizon)["size"], 0)
         names = [model_name(name) for name in members]
         found.append(
             f"With {sure} confidence the best model is {names[0] if len(names) == 1 else f'one of {listed(names)}'}."
         )
     superior = finite(at(metrics, "spa", horizon).get("p_value"))
-    if superior <= _SIZE:
+    if superior <= _SIZE and LSTM in members:
+        found.append(
+            f"Asked of the LSTM alone, at least one baseline loses less (Hansen's test, {p_equals(superior)}): the set,"
+            " which compares all with all, is the weaker test."
+        )
+    elif superior <= _SIZE:
         found.append(f"At least one baseline loses less than the LSTM (Hansen's test, {p_equals(superior)}).")
     elif not math.isnan(superior):
         found.append(f"No baseline is shown to lose less than the LSTM (Hansen's test, {p_equals(superior)}).")

@@ -11,9 +11,11 @@ from gatecast.evaluation.notation import (
     count,
     finite,
     listed,
+    model_name,
     number,
     percent,
     price_text,
+    signed,
     when,
     words,
 )
@@ -66,6 +68,24 @@ def _folds_sentence(metrics: Json) -> str:
     n_ahead = sum(value > 0 for value in skill)
     where = bars_ahead(headline(metrics))
     return f"{where} the LSTM has a lower loss than the best baseline in {n_ahead} of {len(skill)} folds."
+
+
+def markets_sentence(rows: list[Json], horizon: int, best: str) -> str:
+    """In how many markets the LSTM is ahead of the best baseline of all.
+
+    Args:
+        rows: symbol and skill of each market, from the highest skill; what is not known comes last.
+        horizon: Bars ahead.
+        best: The baseline that loses least over all markets.
+    """
+    known = [row for row in rows if not math.isnan(row["skill"])]
+    if not known:
+        return f"{bars_ahead(horizon)} no market has figures."
+    n_ahead = sum(row["skill"] > 0 for row in known)
+    high, low = known[0], known[-1]
+    ahead = f"a lower loss than {model_name(best)} in {n_ahead} of {len(known)} markets"
+    span = f"from {signed(high['skill'])} in {high['symbol']} to {signed(low['skill'])} in {low['symbol']}"
+    return f"{bars_ahead(horizon)} the LSTM has {ahead}, {span}. No market is tested by itself."
 
 
 def _coverage_sentence(metrics: Json) -> str:

@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 
 from gatecast.evaluation.notation import interval, p_value, signed
 from gatecast.evaluation.report.merit import at, n_beaten
+from gatecast.evaluation.report.wording import forecast_caveats
 from gatecast.model.predictions import LSTM
 from gatecast.workspace import Workspace
 
@@ -74,6 +75,8 @@ def render_forecast(forecast: dict[str, Any]) -> Table:
     """A forecast as a terminal table, in prices."""
     title = f"Forecast of {forecast['market']}, issued {forecast['issued_at']} by version {forecast['model_version']}"
     title += f", last close {forecast['last_close']:,.2f}"
+    for caveat in forecast_caveats(forecast):
+        title += f"\n{caveat}"
     table = Table("bars ahead", "at", "median", "90 % range", title=title, title_justify="left", box=box.SIMPLE_HEAD)
     prices: dict[int, dict[float, float]] = {}
     at: dict[int, str] = {}
@@ -101,7 +104,7 @@ def _data(data: dict[str, Any]) -> Text:
 
 def _skill(metrics: dict[str, Any]) -> Table:
     n_folds = len(metrics["folds"])
-    title = f"Pinball loss by bars ahead, out of sample, {n_folds} folds; lower is better"
+    title = f"Pinball loss by bars ahead, out of sample, {n_folds} fold{'' if n_folds == 1 else 's'}; lower is better"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
     for heading in ("bars", LSTM, "best baseline", "its loss", "skill", "95 % interval", "p", "beaten"):
         table.add_column(heading, justify="left" if heading in ("bars", "best baseline") else "right", no_wrap=True)

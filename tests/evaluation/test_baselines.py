@@ -225,8 +225,16 @@ def test_half_of_a_thousand_daily_sessions_is_enough_to_train_on(name: str) -> N
 @pytest.mark.parametrize(
     ("name", "n_bars", "words"),
     [
-        ("drift", 60, ("BTC/USDT", "no train bar has a return over 6 bars and what it is held to")),
-        ("seasonal_naive", 23, ("BTC/USDT", "no train bar has a return over 1 bars and what it is held to")),
+        (
+            "drift",
+            60,
+            ("BTC/USDT", "no train bar has both a return over 6 bars and the history before it that is needed"),
+        ),
+        (
+            "seasonal_naive",
+            23,
+            ("BTC/USDT", "no train bar has both a return over 1 bars and the history before it that is needed"),
+        ),
         ("garch", 400, ("BTC/USDT", "395 train bars with a return", "400 are needed")),
         ("har", 960, ("BTC/USDT", "235 train bars", "720 returns behind them and 1 before them", "250 are needed")),
         ("linear", 120, ("BTC/USDT, ETH/USDT", "232 train bars with a return over 1 bars", "250 are needed")),

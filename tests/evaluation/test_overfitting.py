@@ -160,7 +160,7 @@ ONE_TRADES = np.where(np.arange(4) == 2, NOISE, 0)
         (NOISE[:, 0], NOISE[:, :1], {"deflated_sharpe", "pbo"}, "completed 1 trial, "),
         (NOISE[:, 0], NOISE[:, :0], {"deflated_sharpe", "pbo"}, "completed 0 trials"),
         (NOISE[:, 0], 0 * NOISE, {"deflated_sharpe", "pbo"}, "none of 4 trials traded"),
-        (NOISE[:, 0], ONE_TRADES, {"deflated_sharpe"}, "only 1 of 4 trials traded"),
+        (NOISE[:, 0], ONE_TRADES, {"deflated_sharpe", "pbo"}, "only 1 of 4 trials traded"),
         (0 * NOISE[:, 0], NOISE, {"deflated_sharpe"}, "never traded"),
         (NOISE[:15, 0], NOISE, {"deflated_sharpe"}, "15 days are too few: 16 are needed"),
         (NOISE[:, 0], NOISE[:15], {"pbo"}, "15 days are too few"),
@@ -195,5 +195,5 @@ def test_pruned_trials_raise_the_bar_as_well() -> None:
 def test_trials_that_all_earned_the_same_deflate_nothing_and_say_so() -> None:
     same = np.repeat(0.01 * np.random.default_rng(13).standard_normal((120, 1)), 3, axis=1)
     figures = overfitting_figures(daily(same[:, 0]), trials(same), 3, 24)
-    assert figures["deflated_sharpe"] is None
+    assert (figures["deflated_sharpe"], figures["pbo"]) == (None, None)
     assert "all trials earned the same" in figures["reason"]

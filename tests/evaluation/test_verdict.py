@@ -132,6 +132,30 @@ def test_the_skill_of_a_fold_is_not_that_of_its_wildest_market() -> None:
     np.testing.assert_allclose(1 - skill, np.sqrt(1 - alone))  # in the other market both say the same
 
 
+def test_a_verdict_over_several_markets_names_those_that_it_does_not_hold_in() -> None:
+    target, known, flat = market(6, skill=True)
+    pairs = (("BTC/USDT", known, flat), ("ETH/USDT", known, flat), ("BNB/USDT", 1.2 * known, known))
+    tables = [
+        forecasts(model, target, scale, symbol=symbol, horizon=6)
+        for symbol, ours, rival in pairs
+        for model, scale in (("lstm", ours), ("naive", rival))
+    ]
+    verdict = judged(tables, ("naive",), (6,))["verdict"]
+    assert "the LSTM beats every baseline" in verdict
+    assert "Not in BNB/USDT, where it loses more than naive." in verdict
+    assert "Not in" not in judged(tables[:4], ("naive",), (6,))["verdict"]
+
+
+def test_several_horizons_are_said_to_be_corrected_for() -> None:
+    target, known, flat = market(6, skill=True)
+    tables = [
+        forecasts(model, target, scale, horizon=horizon)
+        for horizon in (1, 6)
+        for model, scale in (("lstm", known), ("naive", flat))
+    ]
+    assert "the verdict corrects for all 2 (Holm)" in judged(tables, ("naive",), (1, 6))["verdict"]
+
+
 def test_holm_corrects_as_by_hand() -> None:
     assert np.allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])  # Holm (1979): 4, 3, 2 and 1 times
     assert holm([0.9, 0.8]) == [1.0, 1.0]

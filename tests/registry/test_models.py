@@ -67,8 +67,8 @@ def test_no_champion_is_a_state_and_not_an_error() -> None:
 def test_the_champion_takes_candles_and_gives_quantiles_without_a_pickle(folder: Path) -> None:
     digest = file_sha256(folder / "manifest.json")
     with mlflow.start_run() as run:
-        registered = register("tests", folder, digest, run.info.run_id, "m")
-        again = register("tests", folder, digest, run.info.run_id, "m")
+        registered = register("tests", folder, digest, run.info.run_id, "m", (1, 24))
+        again = register("tests", folder, digest, run.info.run_id, "m", (1, 24))
     assert again == registered
     assert registered.version == 1
     assert champion("tests") is None

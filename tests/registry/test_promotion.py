@@ -103,7 +103,7 @@ def test_too_few_folds_or_a_missing_baseline_are_refused() -> None:
     whole = metrics(0.9, 0.01, beats=True)
     assert all(check.passed for check in evaluation_checks(whole))
     (folds, _, _) = evaluation_checks({**whole, "folds": [{"fold": 0}]})
-    assert (folds.passed, folds.detail) == (False, "1 folds were evaluated, at least 4 are needed")
+    assert (folds.passed, folds.detail) == (False, "folds evaluated: 1, at least 4 are needed")
     (_, baselines, _) = evaluation_checks({**whole, "models": {"lstm": {}, "naive": {}}})
     assert (baselines.passed, baselines.detail) == (False, "the evaluation lacks ewma")
 
@@ -167,7 +167,7 @@ def test_a_champion_of_another_market_or_horizon_is_not_compared_in_silence() ->
 
 
 def test_a_champion_of_another_timeframe_refuses_the_challenger(config: Config, tmp_path: Path) -> None:
-    champion = Registered(3, "run", "digest", "binance BTC/USDT 4h")
+    champion = Registered(3, "run", "digest", "binance BTC/USDT 4h", (24,))
     (check,) = _against(champion, Workspace(tmp_path), config)
     assert not check.passed
     assert "champion version 3 forecasts binance BTC/USDT 4h, not binance BTC/USDT 1h" in check.detail

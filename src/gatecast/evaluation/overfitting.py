@@ -23,6 +23,7 @@ from gatecast.model.predictions import HORIZON, Array
 TRIAL: Final = "number"
 N_BLOCKS: Final = 16
 _LEAST_TRIALS: Final = 2
+_ALL_THE_SAME: Final = "all trials earned the same, so that nothing tells how far they spread"
 _CELLS: Final = 2_000_000  # combinations times trials that are computed at once, so that memory stays small
 
 
@@ -127,17 +128,19 @@ def overfitting_figures(
     ratios = [ratio for column in trials.T if (ratio := daily_sharpe(column)) is not None] if n_trial_days else []
     spread = float(np.std(ratios, ddof=1)) if len(ratios) >= _LEAST_TRIALS else None
     deflated, pbo, reasons = None, None, []
-    if reason := _too_little(n_days, n_completed, len(ratios), _LEAST_TRIALS):
+    if reason := _too_little(n_days, n_completed, len(ratios)):
         reasons.append(reason)
     elif sharpe is None or spread is None:
         reasons.append("the strategy never traded in the evaluation")
     elif spread == 0:
-        reasons.append("all trials earned the same, so that nothing tells how far they spread")
+        reasons.append(_ALL_THE_SAME)
     else:
         skew, kurtosis = float(sample_skew(returns)), float(sample_kurtosis(returns, fisher=False))
         deflated = deflated_sharpe(sharpe, n_days, skew, kurtosis, n_trials, spread)
-    if reason := _too_little(n_trial_days, n_completed, len(ratios), 1):
+    if reason := _too_little(n_trial_days, n_completed, len(ratios)):
         reasons.append(reason)
+    elif spread == 0:  # all ties, which the count shares out
+        reasons.append(_ALL_THE_SAME)
     else:
         pbo = probability_of_backtest_overfitting(trials)
     to_a_year = sqrt(days_a_year(strategy[DATE])) if n_days else 1.0
@@ -154,11 +157,11 @@ def overfitting_figures(
     }
 
 
-def _too_little(n_days: int, n_trials: int, n_traded: int, least_traded: int) -> str | None:
+def _too_little(n_days: int, n_trials: int, n_traded: int) -> str | None:
     """Why a figure cannot be computed, in words."""
     if n_trials < _LEAST_TRIALS:
         return f"the search completed {n_trials} trial{'s' * (n_trials != 1)}, and there is no luck in fewer than 2"
-    if n_traded < least_traded:
+    if n_traded < _LEAST_TRIALS:
         return f"only {n_traded} of {n_trials} trials traded" if n_traded else f"none of {n_trials} trials traded"
     if n_days < N_BLOCKS:
         return f"{n_days} days are too few: {N_BLOCKS} are needed"

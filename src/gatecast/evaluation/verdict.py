@@ -210,6 +210,8 @@ def _nested(found: Mapping[Any, Any]) -> Figures:
 def _verdict(figures: Figures, horizons: Sequence[int], beats: Mapping[int, bool]) -> str:
     """A sentence for each horizon named beforehand, and a clause for baselines and horizons that were not."""
     sentences = [_sentence(figures, horizon, beaten) for horizon, beaten in beats.items()]
+    if len(beats) > 1:
+        sentences.append(f"Each p is that of its horizon alone; the verdict corrects for all {len(beats)} (Holm).")
     if figures["not_asked"]:
         sentences.append(f"Not asked: {', '.join(figures['not_asked'])}.")
     unnamed = [f"at {bars_words(horizon)} {_loss(figures, horizon)}" for horizon in horizons if horizon not in beats]
@@ -222,8 +224,19 @@ def _sentence(figures: Figures, horizon: int, beats: bool) -> str:
     of = "" if tests[best] == p_value else f" against {max(tests, key=lambda name: tests[name])}, the largest"
     loss = f"{_loss(figures, horizon, 'pinball loss ')}, p {p_words(p_value)}{of}"
     if beats:
-        return f"At {bars_words(horizon)} the LSTM beats every baseline: {loss}."
+        return f"At {bars_words(horizon)} the LSTM beats every baseline: {loss}.{_hurt(figures, horizon)}"
     return f"At {bars_words(horizon)} the LSTM is not proven better than {best}: {loss}."
+
+
+def _hurt(figures: Figures, horizon: int) -> str:
+    """The markets that a mean over several hides."""
+    best, key = figures["best_baseline"][str(horizon)], str(horizon)
+    losses = {
+        symbol: (models[LSTM][key]["pinball"], models[best][key]["pinball"])
+        for symbol, models in figures["by_market"].items()
+    }
+    hurt = [symbol for symbol, (ours, theirs) in losses.items() if ours > theirs]
+    return f" Not in {', '.join(hurt)}, where it loses more than {best}." if hurt else ""
 
 
 def _loss(figures: Figures, horizon: int, of: str = "") -> str:

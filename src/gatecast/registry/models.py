@@ -1,6 +1,7 @@
 """The only place that talks to MLflow's model registry."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 _DIGEST = "gatecast.model_sha256"
 _MARKET = "market"
+_PROVEN = "proven_horizons"
 _CODE = Path(__file__).with_name("champion_model.py")
 
 
@@ -36,12 +38,14 @@ class Registered:
         run_id: The MLflow run of the pipeline that made it.
         digest: Hash of its manifest, which names the hash of its weights.
         market: Exchange, symbols and timeframe, as one text.
+        proven_horizons: Bars ahead at which it was proven better; none of a version older than the tag.
     """
 
     version: int
     run_id: str
     digest: str
     market: str
+    proven_horizons: tuple[int, ...]
 
 
 @mlflow_errors()
@@ -56,7 +60,9 @@ def champion(name: str) -> Registered | None:
 
 
 @mlflow_errors()
-def register(name: str, folder: Path, digest: str, run_id: str, market: str) -> Registered:
+def register(
+    name: str, folder: Path, digest: str, run_id: str, market: str, proven_horizons: Sequence[int]
+) -> Registered:
     """Register a model folder as a version; the same model again is the version that there is.
 
     Args:
@@ -65,6 +71,7 @@ def register(name: str, folder: Path, digest: str, run_id: str, market: str) -> 
         digest: Hash of its manifest.
         run_id: The MLflow run that is open.
         market: Exchange, symbols and timeframe.
+        proven_horizons: Bars ahead at which the gate has proven it better.
     """
     client = MlflowClient()
     for known in client.search_model_versions(f"name = '{name}'"):
@@ -81,11 +88,8 @@ def register(name: str, folder: Path, digest: str, run_id: str, market: str) -> 
     )
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
-    return _registered(
-        client.create_model_version(
-            name, logged.model_uri, run_id, tags={_DIGEST: digest, _MARKET: market}, model_id=logged.model_id
-        )
-    )
+    tags = {_DIGEST: digest, _MARKET: market, _PROVEN: " ".join(map(str, proven_horizons))}
+    return _registered(client.create_model_version(name, logged.model_uri, run_id, tags=tags, model_id=logged.model_id))
 
 
 @mlflow_errors()
@@ -118,7 +122,8 @@ def load_champion(name: str) -> "tuple[FittedModel, ModelCard, Registered] | Non
 
 
 def _registered(entry: ModelVersion) -> Registered:
-    return Registered(int(entry.version), entry.run_id or "", entry.tags.get(_DIGEST, ""), entry.tags.get(_MARKET, ""))
+    digest, market, proven = (entry.tags.get(tag, "") for tag in (_DIGEST, _MARKET, _PROVEN))
+    return Registered(int(entry.version), entry.run_id or "", digest, market, tuple(map(int, proven.split())))
 
 
 def _columns(**types: DataType) -> Any:

@@ -132,7 +132,7 @@ def evaluation_checks(metrics: Mapping[str, Any]) -> list[Check]:
     horizon = max(silent, key=lambda horizon: silent[horizon][0] / silent[horizon][1])
     n_silent, n_outcomes = silent[horizon]
     return [
-        Check("folds", n_folds >= MIN_FOLDS, f"{n_folds} folds were evaluated, at least {MIN_FOLDS} are needed"),
+        Check("folds", n_folds >= MIN_FOLDS, f"folds evaluated: {n_folds}, at least {MIN_FOLDS} are needed"),
         Check(
             "baselines",
             not absent,

@@ -65,7 +65,7 @@ def run(
     for name, table in found.tables.items():
         write_atomically(workspace.reports / f"{name}.csv", table.write_csv)
     workspace.forget_checkpoints("evaluate")
-    say(f"evaluate: no leak in {len(folds)} folds, in {proof.as_dict()['n_values']:,} values")
+    say(f"evaluate: no leak in any of the folds ({len(folds)}), in {proof.as_dict()['n_values']:,} values")
     say(f"evaluate: {found.metrics['verdict']}")
 
 

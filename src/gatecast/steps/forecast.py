@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import polars as pl
 
@@ -61,13 +62,14 @@ def run(workspace: Workspace, config: Config, say: Callable[[str], None]) -> pl.
         database_url(workspace.state, "forecasts.db"),
         issue_forecast(model, card, candles, publications, lambda line: say(f"forecast: {line}")).with_columns(**of),
     )
-    _write_reports(workspace, forecast, candles, config)
-    if (workspace.reports / "metrics.json").is_file():
-        write_report(workspace)  # the newest forecast is one of its pictures
     issued_at = forecast[ISSUED_AT].max()
     assert isinstance(issued_at, datetime)
     grid = Grid(card.timeframe, card.calendar)
     age_bars = grid.first_open(datetime.now(UTC)) - grid.first_open(issued_at)
+    known = {"age_bars": age_bars, "proven_horizons": registered.proven_horizons}
+    _write_reports(workspace, forecast, candles, config, known)
+    if (workspace.reports / "metrics.json").is_file():
+        write_report(workspace)  # the newest forecast is one of its pictures
     say(f"forecast: version {registered.version}, issued {iso(issued_at)}, {n_new} rows new in the ledger")
     if age_bars > 1:
         say(
@@ -85,7 +87,9 @@ def _require_believable(newest: pl.DataFrame, market: Market, config: Config, sa
         say(f"forecast: {market}: the candle of {iso(newest[TS][-1])} cannot be; the last good one is used")
 
 
-def _write_reports(workspace: Workspace, forecast: pl.DataFrame, candles: pl.DataFrame, config: Config) -> None:
+def _write_reports(
+    workspace: Workspace, forecast: pl.DataFrame, candles: pl.DataFrame, config: Config, known: dict[str, Any]
+) -> None:
     for (market,), rows in forecast.partition_by(MARKET, as_dict=True).items():
         symbol = str(market).split()[1]
         history = candles.filter(pl.col(SYMBOL) == symbol).sort(TS).select(TS, CLOSE)
@@ -102,6 +106,7 @@ def _write_reports(workspace: Workspace, forecast: pl.DataFrame, candles: pl.Dat
                 "issued_at": iso(rows[ISSUED_AT][0]),
                 "last_close": newest[CLOSE][-1],
                 "model_version": rows[MODEL_VERSION][0],
+                **known,
                 "quantiles": rows.with_columns(pl.col(ISSUED_AT, TARGET_AT).dt.to_string("%Y-%m-%dT%H:%MZ")).to_dicts(),
             },
         )

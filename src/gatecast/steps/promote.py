@@ -66,7 +66,7 @@ def _decide(workspace: Workspace, config: Config, reports: dict[str, Any], run_i
         checks += _against(current, workspace, config)
     if not all(check.passed for check in checks):
         return Decision("refused", name, None, current.version if current else None, tuple(checks), run_id)
-    version = register(name, workspace.model, digest, run_id, _market(config)).version
+    version = register(name, workspace.model, digest, run_id, _market(config), config.promote.horizons).version
     set_champion(name, version)
     return Decision("promoted", name, version, version, tuple(checks), run_id)
 

@@ -154,6 +154,12 @@ def test_runs_of_different_markets_share_nothing_and_the_line_says_what_each_for
         compare_runs(_run(GOOD), other)
 
 
+def test_runs_of_other_horizons_share_none_and_the_line_says_so() -> None:
+    other = _run(GOOD.with_columns(pl.lit(6, pl.Int64).alias("horizon")), "b" * 32)
+    with pytest.raises(DataError, match="share no horizon: one forecast 24 bars ahead, the other 6; compare runs"):
+        compare_runs(_run(GOOD), other)
+
+
 def test_only_parameters_that_differ_are_listed_with_both_values() -> None:
     second = replace(_run(GOOD, **{"model.n_seeds": "2"}), params={"ingest.exchange": "binance", "model.n_seeds": "2"})
     found = compare_runs(_run(GOOD), second)["configuration"]

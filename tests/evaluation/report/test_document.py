@@ -20,7 +20,9 @@ from gatecast.errors import DataError
 from gatecast.evaluation.report.contents import Forecast, ReportContents, read_contents
 from gatecast.evaluation.report.document import render_report, write_report
 from gatecast.evaluation.report.plots import library
+from gatecast.evaluation.report.strategy_wording import strategy_sentence
 from gatecast.evaluation.report.verdict_wording import scores_sentence
+from gatecast.evaluation.report.wording import forecast_caveats
 from gatecast.market.candles import Market
 from gatecast.market.store import Store, merge_candles
 from gatecast.workspace import Workspace, file_sha256
@@ -286,6 +288,32 @@ def test_a_set_that_holds_the_lstm_and_a_test_that_does_not_are_reconciled() -> 
     assert "Asked of the LSTM alone, at least one baseline loses less" in scores_sentence(metrics, 24)
     metrics["confidence_set"]["24"]["members"] = ["ewma"]
     assert "At least one baseline loses less than the LSTM" in scores_sentence(metrics, 24)
+
+
+def test_outcomes_that_a_model_left_out_are_told() -> None:
+    metrics = make_metrics()
+    assert "left out" not in scores_sentence(metrics, 24)
+    metrics["left_out"] = {"24": {"n": 14_436, "models": {"lstm": 0, "ewma": 0, "naive": 24}}}
+    told = "Of 14,436 outcomes 14,412 are scored, which every model forecast; left out were 24 by Random walk."
+    assert told in scores_sentence(metrics, 24)
+
+
+def test_a_strategy_that_earns_what_a_baseline_earns_has_no_merit() -> None:
+    metrics = make_metrics()
+    metrics["strategy"]["lstm"]["24"] = {**metrics["strategy"]["lstm"]["24"], "total_return": 0.2}
+    assert "of the baselines" in strategy_sentence(metrics, 24)
+    metrics["strategy"]["naive"]["24"] = metrics["strategy"]["lstm"]["24"]
+    assert "Random walk earned the very same, so that the forecasts have no merit" in strategy_sentence(metrics, 24)
+
+
+def test_a_forecast_says_what_it_is_not() -> None:
+    forecast = {**_forecast(), "age_bars": 1, "proven_horizons": [1, 6, 24]}
+    assert forecast_caveats(forecast) == []
+    replay, unproven = forecast_caveats({**forecast, "age_bars": 31_317, "proven_horizons": [1]})
+    assert replay == "A replay of the past, not a live forecast: it begins 31,317 bars before it was made."
+    assert unproven == "Proven 1 bar ahead alone: 6 and 24 bars ahead was not judged."
+    page = render_report(_contents(forecasts=(Forecast({**forecast, "age_bars": 31_317}, make_history()),)))
+    assert replay in _words(page)
 
 
 def test_hostile_names_are_escaped_everywhere() -> None:

@@ -124,7 +124,8 @@ def fit_garch(returns: Array, symbol: str) -> Garch:
     converged = [fit for fit in fits if fit.convergence_flag == 0]
     if not converged:
         flags = ", ".join(str(fit.convergence_flag) for fit in fits)
-        raise no_fit("garch", symbol, f"no start of {_N_STARTS} converges (flags of the optimiser: {flags})")
+        still = f"; its close did not move in {int((returns == 0).sum())} of {len(returns)} train bars"
+        raise no_fit("garch", symbol, f"no start of {_N_STARTS} converges (flags of the optimiser: {flags}){still}")
     best = max(converged, key=lambda fit: fit.loglikelihood)
     omega, alpha, beta, _ = best.params.tolist()
     return Garch(omega, alpha, beta, start=float(best.conditional_volatility[0]) ** 2, unit=unit)

@@ -62,7 +62,8 @@ def market_by_market(
             with np.errstate(divide="ignore", invalid="ignore"):  # a scale of zero has no quantile
                 levels.append(quantiles((values(market, target_name(horizon)) - centre) / scale))
             if np.isnan(levels[-1]).any() and not may_lack:
-                raise no_fit(baseline, symbol, f"no train bar has a return over {horizon} bars and what it is held to")
+                reason = f"no train bar has both a return over {horizon} bars and the history before it that is needed"
+                raise no_fit(baseline, symbol, reason)
         fitted[symbol] = rule, levels
 
     def forecast(history: pl.DataFrame, test: Span) -> pl.DataFrame:

@@ -97,7 +97,9 @@ def too_few_sentence(phrases: Sequence[str], noun: str, least: int) -> str:
         least: Forecasts that figures need.
     """
     if phrases:
-        return f"Figures, which need {least} forecasts, there are only {listed(phrases)}: too few to compare."
+        return (
+            f"Figures need {least} forecasts, and there are as many only {listed(phrases)}: too few groups to compare."
+        )
     return f"No {noun} has the {least} forecasts that figures need."
 
 

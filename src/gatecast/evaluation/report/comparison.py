@@ -10,7 +10,7 @@ import polars as pl
 
 from gatecast.errors import DataError
 from gatecast.evaluation.loss_panel import LOSS
-from gatecast.evaluation.notation import bars_ahead, p_equals, percent
+from gatecast.evaluation.notation import bars_ahead, listed, p_equals, percent
 from gatecast.evaluation.verdict import compare, loss_difference, with_loss
 from gatecast.market.candles import SYMBOL, TS, iso
 from gatecast.model.predictions import HORIZON, LSTM, MODEL, TARGET
@@ -74,9 +74,15 @@ def compare_runs(first: RunResults, second: RunResults) -> Json:
         key, first and second of each parameter that differs.
 
     Raises:
-        DataError: No shared bar.
+        DataError: No shared horizon or bar.
     """
     pairs = _shared(first, second)
+    ours, theirs = ([str(each) for each in sorted(run.predictions[HORIZON].unique())] for run in (first, second))
+    if ours and theirs and not set(ours) & set(theirs):
+        raise DataError(
+            f"runs {first.run_id[:8]} and {second.run_id[:8]} share no horizon: one forecast {listed(ours)} bars ahead,"
+            f" the other {listed(theirs)}; compare runs whose model.horizons have one in common"
+        )
     if not pairs:
         raise DataError(
             f"runs {first.run_id[:8]} and {second.run_id[:8]} share no bar: one forecast {first.market}, {first.span},"

@@ -113,7 +113,8 @@ def _folds(metrics: Json) -> list[Json]:
 
 def _forecast(content: Json) -> Json:
     rows = _forecast_rows(content)
-    return {**content, "rows": rows, "sentence": wording.forecast_sentence(rows)}
+    sentence = " ".join([wording.forecast_sentence(rows), *wording.forecast_caveats(content)])
+    return {**content, "rows": rows, "sentence": sentence}
 
 
 def _forecast_rows(forecast: Json) -> list[Json]:

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from gatecast.evaluation.notation import bars_ahead, count, finite, number, percent, signed
+from gatecast.evaluation.notation import bars_ahead, count, finite, listed, model_name, number, percent, signed
 from gatecast.evaluation.report.merit import at
 from gatecast.evaluation.strategy import BUY_AND_HOLD
 from gatecast.model.predictions import LSTM
@@ -27,7 +27,7 @@ def strategy_sentence(metrics: Json, horizon: int) -> str:
     gained = f"{where}, after costs, it earns {percent(total)}{over}"
     ratio = finite(figures.get("sharpe"))
     sharpe = "" if math.isnan(ratio) else f", a Sharpe ratio of {ratio:.2f}"
-    return f"{gained}{sharpe}{beside}; what is past does not promise it again."
+    return f"{gained}{sharpe}{beside}{_beside_others(metrics, horizon)}; what is past does not promise it again."
 
 
 def overfitting_sentence(metrics: Json, horizon: int) -> str:
@@ -47,6 +47,24 @@ def overfitting_sentence(metrics: Json, horizon: int) -> str:
     if figures.get("reason"):
         found.append(f"The rest could not be computed: {figures['reason']}.")
     return f"{bars_ahead(horizon)}: {' '.join(found)}"
+
+
+def _beside_others(metrics: Json, horizon: int) -> str:
+    """The baselines that earned the same, or the one that earned most: a market that rises pays whoever holds it."""
+    own = _of(metrics, LSTM, horizon)
+    totals = {
+        name: total
+        for name in metrics.get("strategy", {})
+        if name not in (LSTM, BUY_AND_HOLD)
+        and not math.isnan(total := finite(_of(metrics, name, horizon).get("total_return")))
+    }
+    same = [model_name(name) for name, total in totals.items() if math.isclose(total, finite(own.get("total_return")))]
+    if same:
+        return f"; {listed(same)} earned the very same, so that the forecasts have no merit in it"
+    if not totals:
+        return ""
+    best = max(totals, key=lambda name: totals[name])
+    return f"; of the baselines {model_name(best)} earned most, {signed(totals[best], 1)}"
 
 
 def _of(metrics: Json, model: str, horizon: int) -> Json:

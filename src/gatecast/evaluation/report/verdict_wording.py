@@ -6,6 +6,7 @@ from typing import Any, Final
 from gatecast.evaluation.notation import (
     DASH,
     bars_ahead,
+    count,
     finite,
     interval,
     listed,
@@ -14,7 +15,7 @@ from gatecast.evaluation.notation import (
     p_value,
     percent,
 )
-from gatecast.evaluation.report.merit import at, best_baseline, n_beaten
+from gatecast.evaluation.report.merit import at, best_baseline, n_beaten, scores_of
 from gatecast.model.predictions import LSTM
 
 Json = dict[str, Any]
@@ -96,4 +97,17 @@ def scores_sentence(metrics: Json, horizon: int) -> str:
         found.append(f"At least one baseline loses less than the LSTM (Hansen's test, {p_equals(superior)}).")
     elif not math.isnan(superior):
         found.append(f"No baseline is shown to lose less than the LSTM (Hansen's test, {p_equals(superior)}).")
+    if silent := _silent(metrics, horizon):
+        found.append(silent)
     return " ".join(found)
+
+
+def _silent(metrics: Json, horizon: int) -> str:
+    """Who did not forecast every outcome: those that one model left out count for none."""
+    left_out = at(metrics, "left_out", horizon)
+    models = {model: n for model, n in left_out.get("models", {}).items() if n}
+    if not models:
+        return ""
+    named = listed([f"{count(n)} by {model_name(model)}" for model, n in models.items()])
+    scored = count(scores_of(metrics, horizon).get("n"))
+    return f"Of {count(left_out['n'])} outcomes {scored} are scored, which every model forecast; left out were {named}."

@@ -137,6 +137,18 @@ def forecast_sentence(rows: list[Json]) -> str:
     return f"By this forecast the close known at {due} lies between {low} and {high} with a probability of 90 %."
 
 
+def forecast_caveats(forecast: Json) -> list[str]:
+    """What keeps a forecast from being a proven one of the future: its age, and horizons that no gate has judged."""
+    found, age, proven = [], forecast.get("age_bars", 0), forecast.get("proven_horizons", ())
+    if age > 1:
+        found.append(f"A replay of the past, not a live forecast: it begins {count(age)} bars before it was made.")
+    others = sorted({row["horizon"] for row in forecast["quantiles"]} - set(proven))
+    if proven and others:
+        where = " and ".join(bars_ahead(horizon) for horizon in proven)
+        found.append(f"Proven {where} alone: {listed([str(each) for each in others])} bars ahead was not judged.")
+    return found
+
+
 def _quality_sentence(counts: Json) -> str:
     markets = counts["markets"].values()
     present, missing, removed = (sum(each[key] for each in markets) for key in ("clean", "missing", "quarantined"))
@@ -193,7 +205,8 @@ def _parity_sentence(parity: Json) -> str:
 
 def _fold_proof_sentence(proof: Json) -> str:
     n_cuts, n_values = count(proof["n_cuts"]), count(proof["n_values"])
-    done = f"In {count(proof['n_folds'])} folds what came after was {_changed(proof)} at {n_cuts} instants; "
+    folds = f"{count(proof['n_folds'])} fold{'' if proof['n_folds'] == 1 else 's'}"
+    done = f"In {folds} what came after was {_changed(proof)} at {n_cuts} instants; "
     if breaches := proof["breaches"]:
         first = f"{breaches[0]['column']} of the {breaches[0]['what']}"
         return f"{done}{first} changed although it was known before, so the figures above cannot be trusted."

@@ -136,15 +136,15 @@ def serve(
 
 def _greet(exchange: StandInExchange, markets: Frames) -> None:
     symbol, timeframe = min(markets, key=lambda market: (timeframe_ms(market[1]), market[0]))
-    click.echo(f"export GATECAST_EXCHANGE_URL={exchange.url}")
     for line in (
         f"serving {', '.join(f'{name} {each}' for name, each in sorted(markets))}; it is {iso(exchange.now)} there",
-        "in another terminal, run the line above and then, for instance:",
+        "in another terminal, run the line that begins with export and then, for instance:",
         f"  gatecast ingest --set ingest.source=exchange --set 'ingest.symbols=[{symbol}]'"
         f" --set ingest.timeframe={timeframe}",
         "Ctrl-C stops",
     ):
         click.echo(line, err=True)
+    click.echo(f"export GATECAST_EXCHANGE_URL={exchange.url}")  # last: whoever reads it may interrupt at once
 
 
 def main() -> None:

@@ -311,7 +311,7 @@ def test_a_forecast_says_what_it_is_not() -> None:
     assert forecast_caveats(forecast) == []
     replay, unproven = forecast_caveats({**forecast, "age_bars": 31_317, "proven_horizons": [1]})
     assert replay == "A replay of the past, not a live forecast: it begins 31,317 bars before it was made."
-    assert unproven == "Proven 1 bar ahead alone: 6 and 24 bars ahead were not judged."
+    assert unproven == "Proven 1 bar ahead alone; not judged: 6 and 24."
     page = render_report(_contents(forecasts=(Forecast({**forecast, "age_bars": 31_317}, make_history()),)))
     assert replay in _words(page)
 

@@ -145,9 +145,7 @@ def forecast_caveats(forecast: Json) -> list[str]:
     others = sorted({row["horizon"] for row in forecast["quantiles"]} - set(proven))
     if proven and others:
         where = " and ".join(bars_ahead(horizon) for horizon in proven)
-        found.append(
-            f"Proven {where} alone: {listed([str(each) for each in others])} bars ahead {'was' if len(others) == 1 else 'were'} not judged."
-        )
+        found.append(f"Proven {where} alone; not judged: {listed([str(each) for each in others])}.")
     return found
 
 

@@ -94,11 +94,7 @@ def _list_features(project: Path | None, profile: str | None, settings: tuple[st
         from gatecast.feature_listing import in_words, listing, recipe_of
 
         entries = listing(recipe_of(config))
-    if as_json:
-        click.echo(json.dumps(entries, indent=2))
-        return
-    for line in in_words(entries):
-        click.echo(line)
+    click.echo(json.dumps(entries, indent=2) if as_json else "\n".join(in_words(entries)))
 
 
 def _run_step(name: str, workspace: Workspace, config: Config, refetch: tuple[datetime, ...]) -> dict[str, Any]:

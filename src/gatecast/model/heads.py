@@ -1,7 +1,7 @@
 """The heads: from the state at a bar to the distribution of the scaled log return at every horizon.
 
 Each is a linear layer with a reading of its outputs: `quantiles` are what everyone else sees, `loss` is what training
-lowers. Both are scored by the same pinball loss over `LEVELS`, half the discrete form of the CRPS.
+lowers. Both are scored by the same pinball loss over `LEVELS`.
 """
 
 from typing import Final, Literal
@@ -142,7 +142,7 @@ HEADS: Final[dict[HeadName, type[QuantileHead] | type[StudentTHead]]] = {
 
 
 def pinball_loss(target: Tensor, quantiles: Tensor, weight: Tensor) -> Tensor:
-    """Weighted mean quantile loss over the levels, the discrete form of the CRPS when doubled.
+    """Weighted mean quantile loss over the levels.
 
     Args:
         target: Scaled log returns, (B, T, H).
